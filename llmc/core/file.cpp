@@ -1,0 +1,159 @@
+#include "llmc/core/file.h"
+
+#include "llmc/core/error.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <filesystem>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <xxhash.h>
+
+namespace fs = std::filesystem;
+
+namespace {
+[[noreturn]] void io_error(const char* what, const std::string& path) {
+    int code = errno;
+    const char* hint = code == ENOSPC || code == EDQUOT || code == EFBIG
+                           ? "free some space or choose another -run folder; what was complete "
+                             "before is untouched"
+                       : code == ENOENT ? "check the path"
+                       : code == EACCES ? "check the permissions"
+                                        : "";
+    fatal(format("%s %s: %s", what, path.c_str(), std::strerror(code)), hint);
+}
+} // namespace
+
+bool path_exists(const std::string& path) {
+    struct stat info;
+    return stat(path.c_str(), &info) == 0;
+}
+
+bool is_directory(const std::string& path) {
+    struct stat info;
+    return stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+void make_directories(const std::string& path) {
+    std::error_code error;
+    fs::create_directories(path, error);
+    if (error && !is_directory(path)) {
+        errno = error.value();
+        io_error("cannot create folder", path);
+    }
+}
+
+std::vector<std::string> list_directory(const std::string& path) {
+    std::error_code error;
+    std::vector<std::string> names;
+    for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error))
+        names.push_back(it->path().filename().string());
+    if (error) {
+        errno = error.value();
+        io_error("cannot list folder", path);
+    }
+    std::sort(names.begin(), names.end());
+    return names;
+}
+
+uint64_t file_size(const std::string& path) {
+    struct stat info;
+    if (stat(path.c_str(), &info) != 0) io_error("cannot read", path);
+    return uint64_t(info.st_size);
+}
+
+std::string read_file(const std::string& path) {
+    MappedFile file(path);
+    return std::string(reinterpret_cast<const char*>(file.data()), file.size());
+}
+
+void fsync_directory(const std::string& path) {
+    int fd = open(path.empty() ? "." : path.c_str(), O_RDONLY | O_DIRECTORY);
+    if (fd < 0) io_error("cannot open folder", path);
+    int failed = fsync(fd);
+    close(fd);
+    if (failed) io_error("cannot fsync folder", path);
+}
+
+void write_file_atomic(const std::string& path, const std::string& content) {
+    std::string temporary = path + ".tmp";
+    FileWriter writer(temporary);
+    writer.write(content.data(), content.size());
+    writer.finish();
+    if (rename(temporary.c_str(), path.c_str()) != 0) io_error("cannot rename to", path);
+    fsync_directory(fs::path(path).parent_path().string());
+}
+
+void remove_all(const std::string& path) {
+    std::error_code error;
+    fs::remove_all(path, error);
+    if (error) {
+        errno = error.value();
+        io_error("cannot remove", path);
+    }
+}
+
+FileWriter::FileWriter(const std::string& path) : path_(path) {
+    fd_ = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd_ < 0) io_error("cannot write", path);
+    hash_state_ = XXH3_createState();
+    XXH3_64bits_reset(static_cast<XXH3_state_t*>(hash_state_));
+}
+
+FileWriter::~FileWriter() {
+    if (fd_ >= 0) close(fd_);
+    XXH3_freeState(static_cast<XXH3_state_t*>(hash_state_));
+}
+
+void FileWriter::write(const void* data, size_t bytes) {
+    XXH3_64bits_update(static_cast<XXH3_state_t*>(hash_state_), data, bytes);
+    const char* next = static_cast<const char*>(data);
+    while (bytes > 0) {
+        ssize_t written = ::write(fd_, next, std::min(bytes, size_t(1) << 30));
+        if (written < 0 && errno == EINTR) continue;
+        if (written < 0) io_error("cannot write", path_);
+        next += written;
+        bytes -= size_t(written);
+    }
+}
+
+uint64_t FileWriter::finish() {
+    if (fsync(fd_) != 0) io_error("cannot fsync", path_);
+    int failed = close(fd_);
+    fd_ = -1;
+    if (failed) io_error("cannot close", path_);
+    return XXH3_64bits_digest(static_cast<XXH3_state_t*>(hash_state_));
+}
+
+MappedFile::MappedFile(const std::string& path) : path_(path) {
+    int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (fd < 0) io_error("cannot read", path);
+    struct stat info;
+    if (fstat(fd, &info) != 0 || S_ISDIR(info.st_mode)) {
+        close(fd);
+        if (S_ISDIR(info.st_mode)) errno = EISDIR;
+        io_error("cannot read", path);
+    }
+    size_ = size_t(info.st_size);
+    if (size_ > 0) {
+        void* address = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (address == MAP_FAILED) {
+            close(fd);
+            io_error("cannot map", path);
+        }
+        data_ = static_cast<const uint8_t*>(address);
+    }
+    close(fd);
+}
+
+MappedFile::~MappedFile() {
+    if (data_) munmap(const_cast<uint8_t*>(data_), size_);
+}
+
+uint64_t hash64(const void* data, size_t bytes) { return XXH3_64bits(data, bytes); }
+
+std::string hash_text(uint64_t hash) { return format("%016llx", (unsigned long long)hash); }

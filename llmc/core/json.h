@@ -1,0 +1,10 @@
+// JSON for state files, metrics, safetensors headers and JSONL. Key order is kept as written, so
+// that a file rewritten from the same values is byte-identical.
+#pragma once
+#include <nlohmann/json.hpp>
+#include <string>
+
+using Json = nlohmann::ordered_json;
+
+// Parses `text`; a syntax error is fatal() and names `what` (file and line) and the byte offset.
+Json json_parse(const std::string& text, const std::string& what);

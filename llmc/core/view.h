@@ -1,0 +1,57 @@
+// A tagged view: what every op takes. It owns nothing.
+#pragma once
+#include "llmc/core/error.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+enum class Dtype : int { f64, f32, bf16, f16, i32, i64, u8 };
+
+size_t dtype_bytes(Dtype dtype);
+const char* dtype_name(Dtype dtype); // safetensors spelling: "F64", "F32", "BF16", ...
+template <class T> constexpr Dtype dtype_of();
+template <> constexpr Dtype dtype_of<double>() { return Dtype::f64; }
+template <> constexpr Dtype dtype_of<float>() { return Dtype::f32; }
+template <> constexpr Dtype dtype_of<int32_t>() { return Dtype::i32; }
+template <> constexpr Dtype dtype_of<int64_t>() { return Dtype::i64; }
+template <> constexpr Dtype dtype_of<uint8_t>() { return Dtype::u8; }
+
+// Row-major, the last index contiguous; `ld` is the distance between rows of the first index in
+// elements, larger than the row itself when the view is a band of columns of a wider buffer.
+struct View {
+    void* data = nullptr;
+    Dtype dtype = Dtype::f32;
+    int rank = 0;
+    int64_t shape[4] = {1, 1, 1, 1};
+    int64_t ld = 0;
+    const char* name = "";
+
+    bool empty() const { return data == nullptr; }
+    int64_t rows() const { return shape[0]; }
+    int64_t row_size() const { return shape[1] * shape[2] * shape[3]; }
+    int64_t size() const { return rows() * row_size(); }
+    bool contiguous() const { return ld == row_size(); }
+    size_t bytes() const { return size() * dtype_bytes(dtype); }
+
+    template <class T> T* as() {
+        require(dtype == dtype_of<T>(), "%s: accessed as %s but is %s", name,
+                dtype_name(dtype_of<T>()), dtype_name(dtype));
+        return static_cast<T*>(data);
+    }
+    template <class T> const T* as() const { return const_cast<View*>(this)->as<T>(); }
+
+    View slice_rows(int64_t begin, int64_t count) const;    // (count, ...) from row `begin`
+    View slice_columns(int64_t begin, int64_t count) const; // (rows, count), rank 2 only
+};
+
+View make_view(void* data, Dtype dtype, const char* name, int64_t n0);
+View make_view(void* data, Dtype dtype, const char* name, int64_t n0, int64_t n1);
+View make_view(void* data, Dtype dtype, const char* name, int64_t n0, int64_t n1, int64_t n2);
+
+std::string shape_text(const View& view); // "(4, 16)"
+
+// bf16 and f16 are stored as their 16 bits; rounding is to nearest, ties to even.
+float bf16_to_float(uint16_t bits);
+uint16_t float_to_bf16(float value);
+float f16_to_float(uint16_t bits);

@@ -1,0 +1,43 @@
+#include "llmc/device/context.h"
+
+#include "llmc/device/gemm.h"
+
+#include <algorithm>
+#include <omp.h>
+#include <sched.h>
+
+void* Scratch::alloc(size_t bytes) {
+    bytes = (bytes + 63) / 64 * 64;
+    while (block_ < blocks_.size() && used_ + bytes > blocks_[block_].bytes) {
+        block_++;
+        used_ = 0;
+    }
+    if (block_ == blocks_.size()) {
+        size_t block_bytes = std::max(bytes, size_t(1) << 20);
+        Block block{std::unique_ptr<char[]>(new char[block_bytes + 64]), nullptr, block_bytes};
+        uintptr_t address = reinterpret_cast<uintptr_t>(block.memory.get());
+        block.begin = reinterpret_cast<char*>((address + 63) / 64 * 64);
+        blocks_.push_back(std::move(block));
+        used_ = 0;
+    }
+    void* memory = blocks_[block_].begin + used_;
+    used_ += bytes;
+    total_ += bytes;
+    peak_ = std::max(peak_, total_);
+    return memory;
+}
+
+int available_cores() {
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+}
+
+const char* backend_name(Backend backend) { return backend == Backend::ref ? "ref" : "cpu"; }
+
+Ctx::Ctx(Backend backend_, int threads_)
+    : backend(backend_), threads(threads_ > 0 ? threads_ : available_cores()),
+      gemm_cache(make_gemm_cache()) {
+    omp_set_num_threads(threads); // one OpenMP pool, shared with the GEMM library
+}
+
+Ctx::~Ctx() = default;

@@ -1,0 +1,64 @@
+// The execution context every op takes first: which backend runs, its thread count, its scratch
+// memory and its GEMM state. No mutable globals anywhere else.
+#pragma once
+#include "llmc/core/view.h"
+
+#include <memory>
+#include <vector>
+
+enum class Backend { ref, cpu }; // ref: double, plain loops, the oracle. cpu: fp32, fast.
+
+struct GemmCache; // device/gemm.cpp
+
+// Bump allocator for an op's temporaries. A ScratchFrame gives everything back at its end; after the
+// first steps no call reaches the system allocator.
+class Scratch {
+  public:
+    void* alloc(size_t bytes); // 64-byte aligned, uninitialised
+    template <class T> T* alloc_of(size_t count) {
+        return static_cast<T*>(alloc(count * sizeof(T)));
+    }
+    size_t peak_bytes() const { return peak_; }
+
+  private:
+    friend class ScratchFrame;
+    struct Block {
+        std::unique_ptr<char[]> memory;
+        char* begin;
+        size_t bytes;
+    };
+    std::vector<Block> blocks_;
+    size_t block_ = 0, used_ = 0, total_ = 0, peak_ = 0;
+};
+
+class ScratchFrame {
+  public:
+    explicit ScratchFrame(Scratch& scratch)
+        : scratch_(scratch), block_(scratch.block_), used_(scratch.used_), total_(scratch.total_) {}
+    ~ScratchFrame() {
+        scratch_.block_ = block_;
+        scratch_.used_ = used_;
+        scratch_.total_ = total_;
+    }
+
+  private:
+    Scratch& scratch_;
+    size_t block_, used_, total_;
+};
+
+struct Ctx {
+    Ctx(Backend backend, int threads); // threads 0 = one per core this process may use
+    ~Ctx();
+    Ctx(const Ctx&) = delete;
+
+    Backend backend;
+    int threads;
+    Scratch scratch;
+    std::shared_ptr<GemmCache> gemm_cache;
+
+    // X of the contracts: the dtype of weights, activations and statistics.
+    Dtype dtype() const { return backend == Backend::ref ? Dtype::f64 : Dtype::f32; }
+};
+
+const char* backend_name(Backend backend);
+int available_cores();

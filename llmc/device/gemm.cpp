@@ -1,0 +1,176 @@
+#include "llmc/device/gemm.h"
+
+#include "llmc/device/parallel.h"
+#include "llmc/device/tile.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+
+#ifdef PRIOR_ONEDNN
+#include <oneapi/dnnl/dnnl.hpp>
+#endif
+
+// ------------------------------------------------------------------------------------------------
+// ref: double, one loop nest
+
+static void gemm_ref(View& c, const View& a, Trans trans_a, const View& b, Trans trans_b,
+                     Store store) {
+    const int64_t m = c.shape[0], n = c.shape[1];
+    const int64_t k = trans_a == Trans::no ? a.shape[1] : a.shape[0];
+    const double *pa = a.as<double>(), *pb = b.as<double>();
+    double* pc = c.as<double>();
+    const int64_t a_row = trans_a == Trans::no ? a.ld : 1, a_col = trans_a == Trans::no ? 1 : a.ld;
+    const int64_t b_row = trans_b == Trans::no ? b.ld : 1, b_col = trans_b == Trans::no ? 1 : b.ld;
+    parallel_for(m, [&](int64_t i) {
+        for (int64_t j = 0; j < n; j++) {
+            double sum = store == Store::accumulate ? pc[i * c.ld + j] : 0.0;
+            for (int64_t p = 0; p < k; p++)
+                sum += pa[i * a_row + p * a_col] * pb[p * b_row + j * b_col];
+            pc[i * c.ld + j] = sum;
+        }
+    });
+}
+
+// ------------------------------------------------------------------------------------------------
+// cpu: oneDNN matmul primitives, cached by shape
+
+#ifdef PRIOR_ONEDNN
+
+struct GemmCache {
+    struct Primitive {
+        dnnl::matmul matmul;
+        dnnl::memory a, b, c, scratchpad;
+        size_t scratchpad_bytes;
+    };
+    dnnl::engine engine{dnnl::engine::kind::cpu, 0};
+    dnnl::stream stream{engine};
+    std::map<std::array<int64_t, 9>, Primitive> primitives;
+};
+
+static GemmCache::Primitive make_primitive(GemmCache& cache, const std::array<int64_t, 9>& key) {
+    using dims = dnnl::memory::dims;
+    auto [m, n, k, lda, ldb, ldc, ta, tb, accumulate] = key;
+    auto type = dnnl::memory::data_type::f32;
+    dnnl::memory::desc md_a({m, k}, type, ta ? dims{1, lda} : dims{lda, 1});
+    dnnl::memory::desc md_b({k, n}, type, tb ? dims{1, ldb} : dims{ldb, 1});
+    dnnl::memory::desc md_c({m, n}, type, dims{ldc, 1});
+    dnnl::primitive_attr attr;
+    attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    if (accumulate) {
+        dnnl::post_ops post;
+        post.append_sum(1.0f);
+        attr.set_post_ops(post);
+    }
+#if DNNL_VERSION_MAJOR >= 3
+    dnnl::matmul::primitive_desc desc(cache.engine, md_a, md_b, md_c, attr);
+#else
+    dnnl::matmul::primitive_desc desc({md_a, md_b, md_c}, attr, cache.engine);
+#endif
+    auto md_s = desc.scratchpad_desc();
+    GemmCache::Primitive primitive{dnnl::matmul(desc),
+                                   dnnl::memory(md_a, cache.engine, nullptr),
+                                   dnnl::memory(md_b, cache.engine, nullptr),
+                                   dnnl::memory(md_c, cache.engine, nullptr),
+                                   dnnl::memory(md_s, cache.engine, nullptr), md_s.get_size()};
+    return primitive;
+}
+
+static void gemm_cpu(Ctx& ctx, View& c, const View& a, Trans trans_a, const View& b, Trans trans_b,
+                     Store store, int64_t k) {
+    GemmCache& cache = *ctx.gemm_cache;
+    std::array<int64_t, 9> key = {c.shape[0], c.shape[1], k, a.ld, b.ld, c.ld,
+                                  trans_a == Trans::yes, trans_b == Trans::yes,
+                                  store == Store::accumulate};
+    try {
+        auto found = cache.primitives.find(key);
+        if (found == cache.primitives.end())
+            found = cache.primitives.emplace(key, make_primitive(cache, key)).first;
+        GemmCache::Primitive& primitive = found->second;
+        ScratchFrame frame(ctx.scratch);
+        primitive.scratchpad.set_data_handle(ctx.scratch.alloc(primitive.scratchpad_bytes));
+        primitive.a.set_data_handle(const_cast<float*>(a.as<float>()));
+        primitive.b.set_data_handle(const_cast<float*>(b.as<float>()));
+        primitive.c.set_data_handle(c.as<float>());
+        primitive.matmul.execute(cache.stream, {{DNNL_ARG_SRC, primitive.a},
+                                                {DNNL_ARG_WEIGHTS, primitive.b},
+                                                {DNNL_ARG_DST, primitive.c},
+                                                {DNNL_ARG_SCRATCHPAD, primitive.scratchpad}});
+        cache.stream.wait();
+    } catch (const dnnl::error& e) {
+        fatal(format("oneDNN: matmul (%ld, %ld) x (%ld, %ld): %s", (long)c.shape[0], (long)k,
+                     (long)k, (long)c.shape[1], e.what()),
+              "check the installed oneDNN, or build without it: make ONEDNN=0");
+    }
+}
+
+const char* gemm_library() {
+    static const std::string text =
+        format("oneDNN %d.%d.%d", dnnl_version()->major, dnnl_version()->minor,
+               dnnl_version()->patch);
+    return text.c_str();
+}
+
+#else // ------------------------------------------------------------------------------------------
+// cpu without oneDNN: B packed into panels of 32 columns, then tiles of 64 rows x one panel
+
+struct GemmCache {};
+
+static void gemm_cpu(Ctx& ctx, View& c, const View& a, Trans trans_a, const View& b, Trans trans_b,
+                     Store store, int64_t k) {
+    constexpr int kRowBlock = 64;
+    const int64_t m = c.shape[0], n = c.shape[1];
+    const int64_t panels = (n + kTileColumns - 1) / kTileColumns;
+    const int64_t row_blocks = (m + kRowBlock - 1) / kRowBlock;
+    const int64_t b_row = trans_b == Trans::no ? b.ld : 1, b_col = trans_b == Trans::no ? 1 : b.ld;
+    const int64_t a_row = trans_a == Trans::no ? a.ld : 1, a_col = trans_a == Trans::no ? 1 : a.ld;
+    const float *pa = a.as<float>(), *pb = b.as<float>();
+    float* pc = c.as<float>();
+    ScratchFrame frame(ctx.scratch);
+    float* packed = ctx.scratch.alloc_of<float>(panels * k * kTileColumns);
+    parallel_for(panels, [&](int64_t panel) {
+        float* out = packed + panel * k * kTileColumns;
+        int64_t j0 = panel * kTileColumns, width = std::min<int64_t>(kTileColumns, n - j0);
+        for (int64_t p = 0; p < k; p++)
+            for (int64_t j = 0; j < width; j++)
+                out[p * kTileColumns + j] = pb[p * b_row + (j0 + j) * b_col];
+    });
+    auto mode = store == Store::accumulate ? TileStore::accumulate : TileStore::overwrite;
+    parallel_for(row_blocks * panels, [&](int64_t item) {
+        int64_t i0 = item / panels * kRowBlock, panel = item % panels;
+        int64_t j0 = panel * kTileColumns;
+        tile_gemm(int(std::min<int64_t>(kRowBlock, m - i0)),
+                  int(std::min<int64_t>(kTileColumns, n - j0)), int(k), pa + i0 * a_row, a_row,
+                  a_col, packed + panel * k * kTileColumns, kTileColumns, pc + i0 * c.ld + j0,
+                  c.ld, mode);
+    });
+}
+
+const char* gemm_library() { return "own tile kernel"; }
+
+#endif
+
+std::shared_ptr<GemmCache> make_gemm_cache() { return std::make_shared<GemmCache>(); }
+
+void gemm(Ctx& ctx, View c, const View& a, Trans trans_a, const View& b, Trans trans_b,
+          Store store) {
+    const int64_t m = c.shape[0], n = c.shape[1];
+    const int64_t k = trans_a == Trans::no ? a.shape[1] : a.shape[0];
+    require(c.rank == 2 && a.rank == 2 && b.rank == 2, "gemm: %s %s %s must be matrices", c.name,
+            a.name, b.name);
+    require((trans_a == Trans::no ? a.shape[0] : a.shape[1]) == m &&
+                (trans_b == Trans::no ? b.shape[0] : b.shape[1]) == k &&
+                (trans_b == Trans::no ? b.shape[1] : b.shape[0]) == n,
+            "gemm: %s %s = %s %s x %s %s", c.name, shape_text(c).c_str(), a.name,
+            shape_text(a).c_str(), b.name, shape_text(b).c_str());
+    if (m == 0 || n == 0) return;
+    if (k == 0) {
+        if (store == Store::overwrite)
+            for (int64_t i = 0; i < m; i++)
+                std::memset(static_cast<char*>(c.data) + i * c.ld * dtype_bytes(c.dtype), 0,
+                            n * dtype_bytes(c.dtype));
+        return;
+    }
+    if (ctx.backend == Backend::ref) gemm_ref(c, a, trans_a, b, trans_b, store);
+    else gemm_cpu(ctx, c, a, trans_a, b, trans_b, store, k);
+}

@@ -1,0 +1,20 @@
+// The one seam for dense matrix products: plain loops in double (ref), oneDNN matmul primitives or,
+// without oneDNN, our tile kernel (cpu). Row results never depend on the number of rows: decoding and
+// the training forward agree bit for bit (test/test_gemm.cpp keeps this true).
+#pragma once
+#include "llmc/device/context.h"
+
+enum class Trans { no, yes };
+enum class Store { overwrite, accumulate };
+
+// c = op(a) op(b), or c += op(a) op(b).
+//   c (m, n) X    written or accumulated
+//   a (m, k) X    or (k, m) with Trans::yes
+//   b (k, n) X    or (n, k) with Trans::yes
+// m, n, k >= 0; k = 0 gives zeros. Rows may be strided (ld). Deterministic.
+void gemm(Ctx& ctx, View c, const View& a, Trans trans_a, const View& b, Trans trans_b,
+          Store store);
+
+const char* gemm_library(); // "oneDNN 2.6.3" or "own tile kernel", for the start-up lines
+
+std::shared_ptr<GemmCache> make_gemm_cache();

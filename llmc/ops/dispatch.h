@@ -1,0 +1,35 @@
+// How an op is declared once and runs on several backends.
+//
+//   namespace ref { void norm_forward(Ctx&, View out, const View& inp); }   // with its contract
+//   DECLARE_OP(norm_forward)
+//
+// re-declares exactly that type as check::norm_forward (the contract's checks), cpu::norm_forward,
+// and a callable ::norm_forward that checks once and dispatches. Definitions are written with the
+// qualified name (`void cpu::norm_forward(...) {`), so a drifting signature does not compile.
+#pragma once
+#include "llmc/device/context.h"
+
+template <class Signature> struct Op;
+template <class... Args> struct Op<void(Ctx&, Args...)> {
+    using Fn = void(Ctx&, Args...);
+    Fn *check, *ref, *cpu;
+    void operator()(Ctx& ctx, Args... args) const {
+        check(ctx, args...);
+        (ctx.backend == Backend::ref ? ref : cpu)(ctx, args...);
+    }
+};
+
+#define DECLARE_OP(fn)                                                                             \
+    namespace check {                                                                              \
+    extern decltype(ref::fn) fn;                                                                   \
+    }                                                                                              \
+    namespace cpu {                                                                                \
+    extern decltype(ref::fn) fn;                                                                   \
+    }                                                                                              \
+    inline constexpr Op<decltype(ref::fn)> fn{check::fn, ref::fn, cpu::fn};
+
+// Contract checks shared by the ops. Each stops with the op's and the view's name and shape.
+void require_shape(const char* op, const View& view, int64_t n0);
+void require_shape(const char* op, const View& view, int64_t n0, int64_t n1);
+void require_shape(const char* op, const View& view, int64_t n0, int64_t n1, int64_t n2);
+void require_dtype(const char* op, const View& view, Dtype dtype);
