@@ -214,6 +214,7 @@ std::vector<std::string> Recipe::read_arguments(const std::vector<std::string>& 
             value = arguments[++i];
         }
         assign(key, section, value, rank, "command line");
+        flags_.push_back({(section < 0 ? "" : table_.sections[section] + ".") + name, value});
     }
     return words;
 }

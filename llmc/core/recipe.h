@@ -8,6 +8,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 enum class KeyType { integer, real, text, choice };
@@ -40,6 +41,8 @@ class Recipe {
     // Parses `-key value`, `--key value`, `--key=value` and `-section.key value`; words that start
     // with no dash are returned in order. Values win over recipe text, whenever that is read.
     std::vector<std::string> read_arguments(const std::vector<std::string>& arguments);
+    // The flags of read_arguments as (name, value), in their order.
+    const std::vector<std::pair<std::string, std::string>>& flags() const { return flags_; }
     void set(const std::string& section, const std::string& key, const std::string& value);
 
     // section "" = the whole run. require() if the table has no such key there.
@@ -64,6 +67,7 @@ class Recipe {
     std::string unknown_key_hint(const std::string& name) const;
 
     KeyTable table_;
+    std::vector<std::pair<std::string, std::string>> flags_;
     std::vector<std::vector<Value>> values_; // [key][section], one entry for whole-run keys
 };
 

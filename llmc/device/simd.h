@@ -18,13 +18,17 @@ inline Vf load(const float* p) {
 inline void store(float* p, Vf v) { std::memcpy(p, &v, sizeof v); }
 inline Vf splat(float x) { return Vf{} + x; }
 
-// The first `count` (0..15) lanes from p, the others `fill`.
+// The first `count` (0..16) lanes from p, the others `fill`.
 inline Vf load_tail(const float* p, int count, float fill) {
+    if (count == kLanes) return load(p);
     Vf v = splat(fill);
     std::memcpy(&v, p, count * sizeof(float));
     return v;
 }
-inline void store_tail(float* p, Vf v, int count) { std::memcpy(p, &v, count * sizeof(float)); }
+inline void store_tail(float* p, Vf v, int count) {
+    if (count == kLanes) return store(p, v);
+    std::memcpy(p, &v, count * sizeof(float));
+}
 
 inline Vf select(Vi mask, Vf yes, Vf no) { return mask ? yes : no; }
 inline Vf max(Vf a, Vf b) { return a > b ? a : b; }

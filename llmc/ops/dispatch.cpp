@@ -25,6 +25,6 @@ void require_shape(const char* op, const View& view, int64_t n0, int64_t n1, int
     require_dims(op, view, 3, n0, n1, n2);
 }
 void require_dtype(const char* op, const View& view, Dtype dtype) {
-    require(view.dtype == dtype, "%s: %s is %s, expected %s", op, view.name,
-            dtype_name(view.dtype), dtype_name(dtype));
+    require(view.dtype == dtype, "%s: %s is %s, expected %s", op, view.name, dtype_name(view.dtype),
+            dtype_name(dtype));
 }

@@ -14,8 +14,8 @@ float dot3(const float* x, const float* y, const float* z, int64_t C) {
     int64_t c = 0;
     for (; c + 4 * kLanes <= C; c += 4 * kLanes)
         for (int u = 0; u < 4; u++)
-            sum[u] += load(x + c + u * kLanes) * load(y + c + u * kLanes) *
-                      load(z + c + u * kLanes);
+            sum[u] +=
+                load(x + c + u * kLanes) * load(y + c + u * kLanes) * load(z + c + u * kLanes);
     for (; c + kLanes <= C; c += kLanes) sum[0] += load(x + c) * load(y + c) * load(z + c);
     if (c < C)
         sum[0] += load_tail(x + c, int(C - c), 0.0f) * load_tail(y + c, int(C - c), 0.0f) *

@@ -1,0 +1,68 @@
+// One transformer block, forward and backward: the ops in their order, and where each value lives.
+#pragma once
+#include "llmc/model/params.h"
+
+#include <functional>
+
+// Owns the tensors of a pass.
+class BufferPool {
+  public:
+    View make(Dtype dtype, const char* name, int64_t n0);
+    View make(Dtype dtype, const char* name, int64_t n0, int64_t n1);
+    size_t bytes() const { return bytes_; }
+
+  private:
+    std::vector<Buffer> buffers_;
+    size_t bytes_ = 0;
+};
+
+// What one block computes and its backward reads. F = the block's or an expert's ffn width.
+//
+//   stream -> [norm] attention_in -> qkv -> qk (normed, rotated) -> attention_out -o-> (+) stream_mid
+//   stream_mid -> [norm] ffn_in -> gate_up -> act -down-> (+) next block's stream
+struct BlockActs {
+    View stream, attention_in, attention_rstd; // (N, C) (N, C) (N)
+    View qkv, qk, qk_rstd;                     // (N, (H+2HKV)D) (N, (H+HKV)D) (N, H+HKV)
+    View attention_out, lse;                   // (N, HD) (N, H)
+    View stream_mid, ffn_in, ffn_rstd;         // (N, C) (N, C) (N)
+    View gate_up, act;                         // (N, 2F) (N, F); MoE: (S, ...), sorted by expert
+    // MoE
+    View router_logits, scores, expert_weights; // (N, E) (N, E) (N, K)
+    View experts, offsets, slot_row, row_slot;  // i32: (N, K) (E+1) (S) (N, K)
+    View slots;                                 // (S, C) experts' outputs
+};
+// `stream` is left out: it alone is kept per block when the rest is recomputed.
+BlockActs make_block_acts(BufferPool& pool, const ModelConfig& config, Dtype dtype, int64_t N);
+BlockActs first_rows(const BlockActs& acts, const ModelConfig& config, int64_t N);
+
+// Temporaries of the backward, shared by all blocks.
+struct BlockGrads {
+    View dstream, dnorm;            // (N, C)
+    View dattention_out, dqk, dqkv; // as their forward
+    View dact, dgate_up;            // as their forward
+    View dslots, dweights, dlogits; // MoE: (S, C) (N, K) (N, E)
+};
+BlockGrads make_block_grads(BufferPool& pool, const ModelConfig& config, Dtype dtype, int64_t N);
+BlockGrads first_rows(const BlockGrads& grads, const ModelConfig& config, int64_t N);
+
+// Reads acts.qk and the v columns of acts.qkv, writes acts.attention_out (and lse in training).
+using Attend = std::function<void(const BlockActs& acts)>;
+
+// Column bands of the fused projections.
+View q_columns(const View& qk, const ModelConfig& config);
+View k_columns(const View& qk, const ModelConfig& config);
+View v_columns(const View& qkv, const ModelConfig& config);
+
+// Runs one block. The stream that enters is inp + delta (delta empty: inp, which must then be
+// acts.stream itself); the block's own contribution to the stream is left in `delta_out`.
+//   delta_out (N, C) written; may be delta
+//   rope      (max_positions, D), positions (N) i32
+void block_forward(Ctx& ctx, const ModelConfig& config, const BlockParams& weights,
+                   const BlockActs& acts, View delta_out, const View& inp, const View& delta,
+                   const View& rope, const View& positions, const Attend& attend);
+
+// grads.dstream enters as the gradient of the stream after the block and leaves as the gradient of the
+// stream before it; weight gradients accumulate in dweights.
+void block_backward(Ctx& ctx, const ModelConfig& config, const BlockParams& weights,
+                    const BlockParams& dweights, const BlockActs& acts, const BlockGrads& grads,
+                    const View& rope, const View& positions, const View& doc_start);

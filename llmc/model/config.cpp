@@ -1,0 +1,219 @@
+// Presets and config.json. Contract: config.h.
+#include "llmc/model/config.h"
+
+#include "llmc/core/error.h"
+
+namespace {
+
+struct Preset {
+    const char* name;
+    ModelConfig config;
+};
+
+// tiny*: the embedded recipe's (bytes + end of text). demo*: benchmarks. 1B ... 10B-A0.5B: Table 1 of arXiv 2512.22955 with
+// the conventions of Qwen3 where it is silent (head_dim 128, vocabulary 151936, dense tied, MoE not).
+const std::vector<Preset>& presets() {
+    // layers channels ffn heads kv head_dim vocab E K expert_ffn tied positions
+    static const std::vector<Preset> table = {
+        {"tiny", {4, 128, 384, 4, 4, 32, 257, 0, 0, 0, true, 512}},
+        {"tiny-moe", {4, 128, 0, 4, 4, 32, 257, 16, 4, 96, true, 512}},
+        {"demo", {4, 256, 768, 4, 2, 64, 512, 0, 0, 0, true, 1024}},
+        {"demo-moe", {4, 256, 0, 4, 2, 64, 512, 32, 4, 128, true, 1024}},
+        {"1B", {28, 1536, 4608, 16, 4, 128, 151936, 0, 0, 0, true, 16384}},
+        {"4B", {36, 2560, 9728, 32, 8, 128, 151936, 0, 0, 0, true, 16384}},
+        {"5B-A0.3B", {12, 1024, 0, 32, 4, 128, 151936, 384, 12, 320, false, 16384}},
+        {"10B-A0.5B", {16, 1536, 0, 32, 4, 128, 151936, 384, 12, 320, false, 16384}},
+    };
+    return table;
+}
+
+} // namespace
+
+std::vector<std::string> model_preset_names() {
+    std::vector<std::string> names;
+    for (const Preset& preset : presets()) names.push_back(preset.name);
+    return names;
+}
+
+ModelConfig model_preset(const std::string& name) {
+    std::string all;
+    for (const Preset& preset : presets()) {
+        if (name == preset.name) return preset.config;
+        all += (all.empty() ? "" : ", ") + std::string(preset.name);
+    }
+    usage_error("model: unknown preset \"" + name + "\"", "the presets are " + all);
+}
+
+void check_config(const ModelConfig& c) {
+    const char* hint = "see -h for the model keys and their ranges";
+    auto positive = [&](const char* name, int value) {
+        if (value < 1) usage_error(format("model: %s = %d, expected >= 1", name, value), hint);
+    };
+    positive("layers", c.layers);
+    positive("channels", c.channels);
+    positive("heads", c.heads);
+    positive("kv_heads", c.kv_heads);
+    positive("head_dim", c.head_dim);
+    positive("vocab", c.vocab);
+    positive("max_positions", c.max_positions);
+    if (c.heads % c.kv_heads != 0)
+        usage_error(
+            format("model: heads = %d is not a multiple of kv_heads = %d", c.heads, c.kv_heads),
+            "every key/value head serves the same number of query heads");
+    if (c.head_dim % 2 != 0)
+        usage_error(format("model: head_dim = %d is odd", c.head_dim),
+                    "RoPE rotates pairs of channels");
+    if (!c.moe()) {
+        positive("ffn", c.ffn);
+        return;
+    }
+    positive("expert_ffn", c.expert_ffn);
+    positive("experts_per_token", c.experts_per_token);
+    if (c.experts_per_token > c.experts)
+        usage_error(format("model: experts_per_token = %d exceeds experts = %d",
+                           c.experts_per_token, c.experts),
+                    hint);
+}
+
+ParameterCounts count_parameters(const ModelConfig& c) {
+    const int64_t C = c.channels, Q = c.q_width(), KV = c.kv_width();
+    const int64_t attention = 2 * C * Q + 2 * C * KV + 2 * c.head_dim, norms = 2 * C;
+    const int64_t expert = 3 * C * (c.moe() ? c.expert_ffn : c.ffn);
+    const int64_t router = c.moe() ? C * c.experts : 0;
+    const int64_t embedding = int64_t(c.vocab) * C;
+    auto layers = [&](int64_t experts) {
+        return c.layers * (attention + norms + router + experts * expert) + C;
+    };
+    ParameterCounts n;
+    n.non_embedding = layers(c.moe() ? c.experts : 1);
+    n.active_non_embedding = layers(c.moe() ? c.experts_per_token : 1);
+    n.total = n.non_embedding + (c.tied ? 1 : 2) * embedding;
+    return n;
+}
+
+Json config_to_json(const ModelConfig& c, int end_of_text) {
+    Json j;
+    j["architectures"] = Json::array({c.moe() ? "Glm4MoeForCausalLM" : "Qwen3ForCausalLM"});
+    j["model_type"] = c.moe() ? "glm4_moe" : "qwen3";
+    j["hidden_size"] = c.channels;
+    j["intermediate_size"] = c.moe() ? c.expert_ffn * c.experts_per_token : c.ffn;
+    j["num_hidden_layers"] = c.layers;
+    j["num_attention_heads"] = c.heads;
+    j["num_key_value_heads"] = c.kv_heads;
+    j["head_dim"] = c.head_dim;
+    j["vocab_size"] = c.vocab;
+    j["max_position_embeddings"] = c.max_positions;
+    j["rms_norm_eps"] = c.norm_eps;
+    j["rope_theta"] = c.rope_base;
+    j["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", c.rope_base}};
+    j["tie_word_embeddings"] = c.tied;
+    j["hidden_act"] = "silu";
+    j["attention_bias"] = false;
+    j["attention_dropout"] = 0.0;
+    j["use_cache"] = true;
+    j["torch_dtype"] = "float32";
+    j["bos_token_id"] = nullptr;
+    if (end_of_text >= 0) j["eos_token_id"] = end_of_text;
+    else j["eos_token_id"] = nullptr;
+    if (!c.moe()) return j;
+    j["rope_parameters"]["partial_rotary_factor"] = 1.0;
+    j["partial_rotary_factor"] = 1.0;
+    j["use_qk_norm"] = true;
+    j["n_routed_experts"] = c.experts;
+    j["num_experts_per_tok"] = c.experts_per_token;
+    j["moe_intermediate_size"] = c.expert_ffn;
+    j["n_shared_experts"] = 0;
+    j["n_group"] = 1;
+    j["topk_group"] = 1;
+    j["norm_topk_prob"] = true;
+    j["routed_scaling_factor"] = c.router_scale;
+    j["first_k_dense_replace"] = 0;
+    return j;
+}
+
+namespace {
+
+// Typed access to config.json with one message per fault.
+struct ConfigReader {
+    const Json& json;
+    const std::string& path;
+
+    [[noreturn]] void fault(const std::string& key, const std::string& expected) const {
+        std::string found = json.contains(key) ? json[key].dump() : "nothing";
+        fatal(path + ": " + key + ": expected " + expected + ", found " + found,
+              "only Qwen3ForCausalLM and Glm4MoeForCausalLM with the documented fields can be "
+              "loaded");
+    }
+    int integer(const char* key) const {
+        if (!json.contains(key) || !json[key].is_number_integer()) fault(key, "an integer");
+        int64_t value = json[key].get<int64_t>();
+        if (value < 0 || value > 1 << 30) fault(key, "an integer in [0, 2^30]");
+        return int(value);
+    }
+    double real(const char* key, double absent) const {
+        if (!json.contains(key) || json[key].is_null()) return absent;
+        if (!json[key].is_number()) fault(key, "a number");
+        return json[key].get<double>();
+    }
+    bool flag(const char* key, bool absent) const {
+        if (!json.contains(key) || json[key].is_null()) return absent;
+        if (!json[key].is_boolean()) fault(key, "true or false");
+        return json[key].get<bool>();
+    }
+    void want(const char* key, const Json& wanted) const {
+        if (json.contains(key) && !json[key].is_null() && json[key] != wanted)
+            fault(key, wanted.dump());
+    }
+};
+
+} // namespace
+
+ModelConfig config_from_json(const Json& json, const std::string& path) {
+    if (!json.is_object()) fatal(path + ": expected a JSON object", "this is not a config.json");
+    ConfigReader read{json, path};
+    if (!json.contains("model_type") || !json["model_type"].is_string() ||
+        (json["model_type"] != "qwen3" && json["model_type"] != "glm4_moe"))
+        read.fault("model_type", "\"qwen3\" or \"glm4_moe\"");
+    const bool moe = json["model_type"] == "glm4_moe";
+    read.want("hidden_act", "silu");
+    read.want("attention_bias", false);
+    read.want("use_sliding_window", false);
+    ModelConfig c;
+    c.layers = read.integer("num_hidden_layers");
+    c.channels = read.integer("hidden_size");
+    c.heads = read.integer("num_attention_heads");
+    c.kv_heads = read.integer("num_key_value_heads");
+    c.head_dim =
+        json.contains("head_dim") ? read.integer("head_dim") : c.channels / std::max(c.heads, 1);
+    c.vocab = read.integer("vocab_size");
+    c.max_positions = read.integer("max_position_embeddings");
+    c.tied = read.flag("tie_word_embeddings", false);
+    c.norm_eps = read.real("rms_norm_eps", 1e-6);
+    c.rope_base = read.real("rope_theta", 1e4);
+    if (json.contains("rope_parameters") && json["rope_parameters"].is_object()) {
+        ConfigReader rope{json["rope_parameters"], path};
+        rope.want("rope_type", "default");
+        c.rope_base = rope.real("rope_theta", c.rope_base);
+        if (moe && rope.real("partial_rotary_factor", read.real("partial_rotary_factor", 0.5)) != 1)
+            rope.fault("partial_rotary_factor", "1.0");
+    } else if (moe && read.real("partial_rotary_factor", 0.5) != 1) {
+        read.fault("partial_rotary_factor", "1.0");
+    }
+    if (json.contains("rope_scaling") && !json["rope_scaling"].is_null())
+        read.fault("rope_scaling", "null");
+    if (!moe) {
+        c.ffn = read.integer("intermediate_size");
+    } else {
+        if (!read.flag("use_qk_norm", false)) read.fault("use_qk_norm", "true");
+        if (!read.flag("norm_topk_prob", true)) read.fault("norm_topk_prob", "true");
+        if (read.real("first_k_dense_replace", 1) != 0) read.fault("first_k_dense_replace", "0");
+        if (read.real("n_shared_experts", 0) != 0) read.fault("n_shared_experts", "0");
+        if (read.real("n_group", 1) != 1) read.fault("n_group", "1");
+        c.experts = read.integer("n_routed_experts");
+        c.experts_per_token = read.integer("num_experts_per_tok");
+        c.expert_ffn = read.integer("moe_intermediate_size");
+        c.router_scale = read.real("routed_scaling_factor", 1.0);
+    }
+    check_config(c);
+    return c;
+}

@@ -1,0 +1,30 @@
+// A model: its shape, its weights under their names, its rotation table. What runs over it is
+// train_pass.h (forward and backward of packed rows) and decode_pass.h (rows over a KV cache).
+#pragma once
+#include "llmc/model/params.h"
+
+struct Model {
+    Model(Ctx& ctx, const ModelConfig& config);
+    Model(const Model&) = delete;
+
+    void set_rope_base(double base);
+    void set_max_positions(int positions);
+    View rope() const { return rope_.view(); } // (max_positions, D)
+    size_t bytes() const { return weights.flat().bytes(); }
+
+    ModelConfig config;
+    const ParamTable table;
+    ParamSet weights;
+
+  private:
+    void fill_rope();
+    Buffer rope_;
+};
+
+// Hugging Face directories: config.json + model.safetensors (or model.safetensors.index.json and its
+// shards) with per-expert tensor names; values are stored as F32 and read from F64, F32, F16 or BF16.
+ModelConfig read_config(const std::string& directory);
+void load_weights(Model& model, const std::string& directory);
+// Writes the two files and returns the hash64 of model.safetensors. The caller makes the directory and
+// its atomicity.
+uint64_t save_weights(const Model& model, const std::string& directory, int end_of_text);

@@ -1,0 +1,159 @@
+// Contract and layout: params.h.
+#include "llmc/model/params.h"
+
+#include "llmc/core/error.h"
+#include "llmc/core/file.h"
+#include "llmc/core/rng.h"
+
+#include <cmath>
+#include <cstring>
+
+namespace {
+
+constexpr int64_t kAlign = 16; // elements: a tensor starts on a full vector
+
+int64_t product(const std::vector<int64_t>& shape) {
+    int64_t n = 1;
+    for (int64_t s : shape) n *= s;
+    return n;
+}
+
+void list_block(std::vector<Param>& out, const ModelConfig& c, int l) {
+    const int64_t C = c.channels, F = c.moe() ? c.expert_ffn : c.ffn;
+    const std::string p = format("model.layers.%d.", l);
+    auto add = [&](const std::string& name, std::vector<int64_t> shape, ParamKind kind) {
+        out.push_back({p + name, shape, kind, l, -1, product(shape)});
+    };
+    add("input_layernorm.weight", {C}, ParamKind::norm);
+    add("self_attn.q_proj.weight", {c.q_width(), C}, ParamKind::matrix);
+    add("self_attn.k_proj.weight", {c.kv_width(), C}, ParamKind::matrix);
+    add("self_attn.v_proj.weight", {c.kv_width(), C}, ParamKind::matrix);
+    add("self_attn.q_norm.weight", {c.head_dim}, ParamKind::norm);
+    add("self_attn.k_norm.weight", {c.head_dim}, ParamKind::norm);
+    add("self_attn.o_proj.weight", {C, c.q_width()}, ParamKind::residual);
+    add("post_attention_layernorm.weight", {C}, ParamKind::norm);
+    if (!c.moe()) {
+        add("mlp.gate_proj.weight", {F, C}, ParamKind::matrix);
+        add("mlp.up_proj.weight", {F, C}, ParamKind::matrix);
+        add("mlp.down_proj.weight", {C, F}, ParamKind::residual);
+        return;
+    }
+    add("mlp.gate.weight", {c.experts, C}, ParamKind::matrix);
+    add("mlp.gate.e_score_correction_bias", {c.experts}, ParamKind::router_bias);
+    for (int e = 0; e < c.experts; e++) {
+        const std::string q = format("mlp.experts.%d.", e);
+        add(q + "gate_proj.weight", {F, C}, ParamKind::matrix);
+        add(q + "up_proj.weight", {F, C}, ParamKind::matrix);
+    }
+    for (int e = 0; e < c.experts; e++)
+        add(format("mlp.experts.%d.down_proj.weight", e), {C, F}, ParamKind::residual);
+}
+
+// Gives the tensors of one class their places, in table order. Only the ends of fused groups are aligned:
+// inside a group tensors follow each other without a gap.
+int64_t place(std::vector<Param>& params, int64_t offset, const ModelConfig& c,
+              bool (*belongs)(ParamKind)) {
+    auto ends_with = [](const std::string& s, const char* tail) {
+        return s.size() >= std::strlen(tail) &&
+               s.compare(s.size() - std::strlen(tail), std::string::npos, tail) == 0;
+    };
+    for (Param& p : params) {
+        if (!belongs(p.kind)) continue;
+        const bool inside_group = ends_with(p.name, "k_proj.weight") ||
+                                  ends_with(p.name, "v_proj.weight") ||
+                                  ends_with(p.name, "up_proj.weight") ||
+                                  (p.name.find(".experts.") != std::string::npos &&
+                                   p.name.find(".experts.0.") == std::string::npos);
+        if (!inside_group) offset = (offset + kAlign - 1) / kAlign * kAlign;
+        p.offset = offset;
+        offset += p.size;
+        if (p.layer < 0 && p.shape.size() == 2) // embedding, head: padded rows
+            offset += (c.padded_vocab() - p.shape[0]) * p.shape[1];
+    }
+    return (offset + kAlign - 1) / kAlign * kAlign;
+}
+
+} // namespace
+
+ParamTable::ParamTable(const ModelConfig& c) {
+    auto top = [&](const char* name, std::vector<int64_t> shape, ParamKind kind) {
+        params.push_back({name, shape, kind, -1, -1, product(shape)});
+    };
+    top("model.embed_tokens.weight", {c.vocab, c.channels}, ParamKind::matrix);
+    for (int l = 0; l < c.layers; l++) list_block(params, c, l);
+    top("model.norm.weight", {c.channels}, ParamKind::norm);
+    if (!c.tied) top("lm_head.weight", {c.vocab, c.channels}, ParamKind::matrix);
+    decayed_size = place(params, 0, c, [](ParamKind k) {
+        return k == ParamKind::matrix || k == ParamKind::residual;
+    });
+    trained_size = place(params, decayed_size, c, [](ParamKind k) { return k == ParamKind::norm; });
+    total_size =
+        place(params, trained_size, c, [](ParamKind k) { return k == ParamKind::router_bias; });
+}
+
+const Param* ParamTable::find(const std::string& name) const {
+    for (const Param& p : params)
+        if (p.name == name) return &p;
+    return nullptr;
+}
+
+ParamSet::ParamSet(const ModelConfig& c, const ParamTable& table, Dtype dtype, const char* name)
+    : memory_(dtype, name, table.total_size), trained_size_(table.trained_size) {
+    auto at = [&](const std::string& param_name, std::vector<int64_t> shape) {
+        const Param* p = table.find(param_name);
+        require(p, "params: no tensor %s", param_name.c_str());
+        void* data = memory_.bytes() + p->offset * int64_t(dtype_bytes(dtype));
+        if (shape.size() == 1) return make_view(data, dtype, p->name.c_str(), shape[0]);
+        if (shape.size() == 2) return make_view(data, dtype, p->name.c_str(), shape[0], shape[1]);
+        return make_view(data, dtype, p->name.c_str(), shape[0], shape[1], shape[2]);
+    };
+    const int64_t C = c.channels, E = c.experts, F = c.moe() ? c.expert_ffn : c.ffn;
+    embed_ = at("model.embed_tokens.weight", {c.padded_vocab(), C});
+    head_ = c.tied ? embed_ : at("lm_head.weight", {c.padded_vocab(), C});
+    final_norm_ = at("model.norm.weight", {C});
+    for (int l = 0; l < c.layers; l++) {
+        const std::string p = format("model.layers.%d.", l);
+        BlockParams b;
+        b.attention_norm = at(p + "input_layernorm.weight", {C});
+        b.qkv = at(p + "self_attn.q_proj.weight", {c.qkv_width(), C});
+        b.q_norm = at(p + "self_attn.q_norm.weight", {c.head_dim});
+        b.k_norm = at(p + "self_attn.k_norm.weight", {c.head_dim});
+        b.o = at(p + "self_attn.o_proj.weight", {C, c.q_width()});
+        b.ffn_norm = at(p + "post_attention_layernorm.weight", {C});
+        if (c.moe()) {
+            b.router = at(p + "mlp.gate.weight", {E, C});
+            b.router_bias = at(p + "mlp.gate.e_score_correction_bias", {E});
+            b.experts_gate_up = at(p + "mlp.experts.0.gate_proj.weight", {E, 2 * F, C});
+            b.experts_down = at(p + "mlp.experts.0.down_proj.weight", {E, C, F});
+        } else {
+            b.gate_up = at(p + "mlp.gate_proj.weight", {2 * F, C});
+            b.down = at(p + "mlp.down_proj.weight", {C, F});
+        }
+        blocks_.push_back(b);
+    }
+}
+
+View ParamSet::tensor(const Param& p) const {
+    const View all = flat();
+    void* data = memory_.bytes() + p.offset * int64_t(dtype_bytes(all.dtype));
+    if (p.shape.size() == 1) return make_view(data, all.dtype, p.name.c_str(), p.shape[0]);
+    return make_view(data, all.dtype, p.name.c_str(), p.shape[0], p.shape[1]);
+}
+
+void init_params(ParamSet& params, const ParamTable& table, const ModelConfig& config,
+                 uint64_t seed, double std) {
+    for (const Param& p : table.params) {
+        View view = params.tensor(p);
+        const double scale =
+            p.kind == ParamKind::residual ? std / std::sqrt(2.0 * config.layers) : std;
+        Rng rng(seed, hash64(p.name.data(), p.name.size()));
+        for (int64_t i = 0; i < p.size; i++) {
+            double value = p.kind == ParamKind::norm          ? 1.0
+                           : p.kind == ParamKind::router_bias ? 0.0
+                                                              : scale * rng.normal();
+            if (view.dtype == Dtype::f64)
+                view.as<double>()[i] = double(float(value)); // the backends start equal
+            else view.as<float>()[i] = float(value);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+// The one parameter table, and the flat memory behind it.
+#pragma once
+#include "llmc/device/buffer.h"
+#include "llmc/device/context.h"
+#include "llmc/model/config.h"
+
+#include <string>
+#include <vector>
+
+enum class ParamKind {
+    matrix,      // decayed, N(0, std) at the start
+    residual,    // decayed, N(0, std / sqrt(2 L)): the two projections back into the stream
+    norm,        // not decayed, 1
+    router_bias, // not trained by gradient, 0; moved by moe_bias_update
+};
+
+// One tensor under its Hugging Face name.
+struct Param {
+    std::string name;
+    std::vector<int64_t> shape;
+    ParamKind kind;
+    int layer;      // -1 = none
+    int64_t offset; // elements into the flat buffer
+    int64_t size;   // elements, padding excluded
+};
+
+// The flat order puts what one op reads together, so that it is read without a copy:
+//
+//   | embed (Vp, C) | layer: q k v (H+2HKV)D x C | o | gate up (2F, C) | down | ... | head |
+//   | norms of all layers |  router biases of all layers |
+//     ^ decayed              ^ not decayed            ^ not trained
+//
+// A MoE layer has, in place of gate up down: router (E, C), experts' gate up (E, 2F, C), experts' down
+// (E, C, F). Rows V..Vp-1 of embedding and head are zero and stay so.
+struct ParamTable {
+    explicit ParamTable(const ModelConfig& config);
+    const Param* find(const std::string& name) const;
+    std::vector<Param> params; // in the order of a Hugging Face checkpoint
+    int64_t decayed_size;      // elements [0, decayed_size) are weight-decayed
+    int64_t trained_size;      // elements [0, trained_size) have a gradient
+    int64_t total_size;
+};
+
+// The tensors one block's ops read (values) or accumulate into (gradients).
+struct BlockParams {
+    View attention_norm, qkv, q_norm, k_norm, o, ffn_norm;
+    View gate_up, down;                                      // dense
+    View router, router_bias, experts_gate_up, experts_down; // MoE
+};
+
+// A set of values laid out by the table: the weights, or their gradients, or Adam's moments.
+class ParamSet {
+  public:
+    ParamSet(const ModelConfig& config, const ParamTable& table, Dtype dtype, const char* name);
+    View flat() const { return memory_.view(); } // (total_size)
+    View trained() const { return memory_.rows(trained_size_); }
+    View tensor(const Param& param) const; // in its own shape
+    View embed() const { return embed_; }  // (Vp, C)
+    View head() const { return head_; }    // (Vp, C), the embedding when tied
+    View final_norm() const { return final_norm_; }
+    const BlockParams& block(int layer) const { return blocks_[layer]; }
+
+  private:
+    Buffer memory_;
+    int64_t trained_size_;
+    View embed_, head_, final_norm_;
+    std::vector<BlockParams> blocks_;
+};
+
+// Start values: a function of (seed, name of the tensor, index), whatever the order or the thread count.
+void init_params(ParamSet& params, const ParamTable& table, const ModelConfig& config,
+                 uint64_t seed, double std);

@@ -1,0 +1,121 @@
+// Contract: train_pass.h.
+#include "llmc/model/train_pass.h"
+
+#include "llmc/device/gemm.h"
+#include "llmc/ops/attention.h"
+#include "llmc/ops/embed.h"
+#include "llmc/ops/linear.h"
+#include "llmc/ops/norm.h"
+
+#include <cstring>
+
+TrainPass::TrainPass(Ctx& ctx, Model& model, const PassSettings& settings)
+    : ctx_(ctx), model_(model), settings_(settings) {
+    const ModelConfig& c = model.config;
+    const Dtype x = ctx.dtype();
+    const int64_t N = settings.rows;
+    const bool keep = settings.backward && !settings.recompute;
+    BlockActs shared;
+    for (int l = 0; l < c.layers; l++) {
+        if (l == 0 || keep) shared = make_block_acts(pool_, c, x, N);
+        BlockActs acts = shared;
+        if (settings.backward || l < 2) // two streams suffice to go forward
+            acts.stream = pool_.make(x, "stream", N, c.channels);
+        else acts.stream = layers_[l - 2].stream;
+        layers_.push_back(acts);
+    }
+    delta_ = pool_.make(x, "delta", N, c.channels);
+    final_stream_ = pool_.make(x, "final_stream", N, c.channels);
+    hidden_ = pool_.make(x, "hidden", N, c.channels);
+    hidden_rstd_ = pool_.make(x, "hidden_rstd", N);
+    logits_ = pool_.make(x, "logits", std::min(settings.loss_rows, N), c.padded_vocab());
+    if (c.moe()) expert_counts_ = pool_.make(Dtype::i32, "expert_counts", c.layers, c.experts);
+    if (!settings.backward) return;
+    block_grads_ = make_block_grads(pool_, c, x, N);
+    dhidden_ = pool_.make(x, "dhidden", N, c.channels);
+    grads_ = std::make_unique<ParamSet>(c, model.table, x, "gradients");
+}
+
+void TrainPass::zero_grads() {
+    std::memset(grads_->trained().data, 0, grads_->trained().bytes());
+    if (!expert_counts_.empty()) std::memset(expert_counts_.data, 0, expert_counts_.bytes());
+}
+
+View TrainPass::stream(int layer) const { return layers_[layer].stream.slice_rows(0, N_); }
+
+void TrainPass::run_block(int l, const View& inp, const View& delta, const BlockActs& acts) {
+    const ModelConfig& c = model_.config;
+    auto attend = [&](const BlockActs& a) {
+        attention_forward(ctx_, a.attention_out, a.lse, q_columns(a.qk, c), k_columns(a.qk, c),
+                          v_columns(a.qkv, c), batch_.doc_start, c.heads, c.kv_heads);
+    };
+    block_forward(ctx_, c, model_.weights.block(l), acts, delta_.slice_rows(0, N_), inp, delta,
+                  model_.rope(), batch_.positions, attend);
+}
+
+void TrainPass::forward(const Batch& batch, bool count_experts) {
+    const ModelConfig& c = model_.config;
+    batch_ = batch;
+    N_ = batch.tokens.rows();
+    require(N_ <= settings_.rows, "TrainPass: %ld rows, room for %ld", long(N_),
+            long(settings_.rows));
+    embed_forward(ctx_, stream(0), batch.tokens, model_.weights.embed());
+    View inp = stream(0), delta;
+    for (int l = 0; l < c.layers; l++) {
+        const BlockActs acts = first_rows(layers_[l], c, N_);
+        run_block(l, inp, delta, acts);
+        inp = acts.stream_mid;
+        delta = delta_.slice_rows(0, N_);
+        if (!count_experts || !c.moe()) continue;
+        const int32_t* offsets = acts.offsets.as<int32_t>();
+        int32_t* counts = expert_counts_.as<int32_t>() + int64_t(l) * c.experts;
+        for (int e = 0; e < c.experts; e++) counts[e] += offsets[e + 1] - offsets[e];
+    }
+    rmsnorm_forward(ctx_, hidden(), final_stream_.slice_rows(0, N_), hidden_rstd_.slice_rows(0, N_),
+                    inp, delta, model_.weights.final_norm(), c.norm_eps);
+}
+
+void TrainPass::logits_forward(View out, int64_t begin) {
+    linear_forward(ctx_, out, hidden_.slice_rows(begin, out.rows()), model_.weights.head());
+}
+
+void TrainPass::loss_forward(View stats, const View& targets, const LossShape& shape) {
+    for (int64_t begin = 0; begin < N_; begin += settings_.loss_rows) {
+        const int64_t count = std::min(settings_.loss_rows, N_ - begin);
+        logits_forward(logits_.slice_rows(0, count), begin);
+        ::loss_forward(ctx_, stats.slice_rows(begin, count), logits_.slice_rows(0, count),
+                       targets.slice_rows(begin, count), shape);
+    }
+}
+
+void TrainPass::loss_backward(View stats, const View& targets, const View& scale,
+                              const View& old_logp, const LossShape& shape) {
+    require(settings_.backward, "TrainPass: built without backward");
+    for (int64_t begin = 0; begin < N_; begin += settings_.loss_rows) {
+        const int64_t count = std::min(settings_.loss_rows, N_ - begin);
+        const View logits = logits_.slice_rows(0, count);
+        logits_forward(logits, begin);
+        loss_forward_backward(ctx_, logits, stats.slice_rows(begin, count),
+                              targets.slice_rows(begin, count), scale.slice_rows(begin, count),
+                              old_logp.empty() ? View{} : old_logp.slice_rows(begin, count), shape);
+        linear_backward(ctx_, dhidden_.slice_rows(begin, count), grads_->head(), logits,
+                        hidden_.slice_rows(begin, count), model_.weights.head(), Store::overwrite);
+    }
+    backward();
+}
+
+void TrainPass::backward() {
+    const ModelConfig& c = model_.config;
+    const BlockGrads g = first_rows(block_grads_, c, N_);
+    std::memset(g.dstream.data, 0, g.dstream.bytes());
+    rmsnorm_backward(ctx_, g.dstream, grads_->final_norm(), dhidden_.slice_rows(0, N_),
+                     final_stream_.slice_rows(0, N_), hidden_rstd_.slice_rows(0, N_),
+                     model_.weights.final_norm());
+    for (int l = c.layers - 1; l >= 0; l--) {
+        const BlockActs acts = first_rows(layers_[l], c, N_);
+        if (settings_.recompute) run_block(l, acts.stream, View{}, acts);
+        block_backward(ctx_, c, model_.weights.block(l), grads_->block(l), acts, g, model_.rope(),
+                       batch_.positions, batch_.doc_start);
+    }
+    embed_backward(ctx_, grads_->embed(), g.dstream, batch_.tokens);
+}

@@ -1,0 +1,60 @@
+// Forward, loss and backward over packed rows: N = up to `rows` tokens of any number of documents.
+#pragma once
+#include "llmc/model/block.h"
+#include "llmc/model/model.h"
+#include "llmc/ops/loss.h"
+
+// Packed rows, (N) i32 each; attention of row n covers rows doc_start[n]..n.
+struct Batch {
+    View tokens, positions, doc_start;
+};
+
+struct PassSettings {
+    int64_t rows;      // largest N
+    int64_t loss_rows; // rows whose logits exist at a time
+    bool backward;     // keep what the backward needs, own gradients
+    bool recompute;    // keep only the stream per block and run each block again in the backward
+};
+
+class TrainPass {
+  public:
+    TrainPass(Ctx& ctx, Model& model, const PassSettings& settings);
+
+    // Leaves the final hidden states of the batch; counts routed tokens where `count_experts`.
+    void forward(const Batch& batch, bool count_experts);
+
+    // Statistics of the shaped loss for the batch of the last forward (ops/loss.h), in chunks.
+    //   stats (N, kLossStats) written, targets (N) i32
+    void loss_forward(View stats, const View& targets, const LossShape& shape);
+
+    // The same, then the gradient of sum_n scale[n] * loss[n], added to `grads`.
+    //   scale (N) X, old_logp (N) X or empty
+    void loss_backward(View stats, const View& targets, const View& scale, const View& old_logp,
+                       const LossShape& shape);
+
+    // Logits of rows begin.. of the last forward: out (M, Vp).
+    void logits_forward(View out, int64_t begin);
+
+    void zero_grads();
+    ParamSet& grads() { return *grads_; }
+    View hidden() const { return hidden_.slice_rows(0, N_); } // (N, C) after the final norm
+    View stream(int layer) const; // (N, C) entering block `layer`; layer L: not kept
+    const BlockActs& acts(int layer) const { return layers_[layer]; }
+    View expert_counts() const { return expert_counts_; } // (L, E) i32, empty if dense
+    size_t bytes() const { return pool_.bytes(); }
+
+  private:
+    void run_block(int layer, const View& inp, const View& delta, const BlockActs& acts);
+    void backward();
+
+    Ctx& ctx_;
+    Model& model_;
+    PassSettings settings_;
+    BufferPool pool_;
+    std::vector<BlockActs> layers_; // with recompute all share one set but for `stream`
+    BlockGrads block_grads_;
+    View delta_, hidden_, hidden_rstd_, final_stream_, logits_, dhidden_, expert_counts_;
+    std::unique_ptr<ParamSet> grads_;
+    Batch batch_;
+    int64_t N_ = 0;
+};

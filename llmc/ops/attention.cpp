@@ -1,0 +1,166 @@
+// Attention: contract checks and reference. Contract: attention.h. Fast CPU: attention_cpu.cpp.
+#include "llmc/ops/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+static void require_attention(const char* op, const Ctx& ctx, const View& q, const View& k,
+                              const View& v, const View& doc_start, int H, int HKV) {
+    require(H >= 1 && HKV >= 1 && H % HKV == 0 && q.shape[1] % H == 0, "%s: H=%d HKV=%d", op, H,
+            HKV);
+    const int64_t N = q.shape[0], D = q.shape[1] / H;
+    require_shape(op, q, N, H * D);
+    require_shape(op, k, N, HKV * D);
+    require_shape(op, v, N, HKV * D);
+    require_shape(op, doc_start, N);
+    for (const View* view : {&q, &k, &v}) require_dtype(op, *view, ctx.dtype());
+    const int32_t* start = doc_start.as<int32_t>();
+    for (int64_t n = 0; n < N; n++)
+        require(start[n] == n || (n > 0 && start[n] == start[n - 1]),
+                "%s: doc_start[%ld]=%d is neither the row nor the previous one's", op, long(n),
+                start[n]);
+}
+
+void check::attention_forward(Ctx& ctx, View out, View lse, const View& q, const View& k,
+                              const View& v, const View& doc_start, int heads, int kv_heads) {
+    const char* op = "attention_forward";
+    require_attention(op, ctx, q, k, v, doc_start, heads, kv_heads);
+    require_shape(op, out, q.shape[0], q.shape[1]);
+    require_shape(op, lse, q.shape[0], heads);
+}
+
+void check::attention_backward(Ctx& ctx, View dq, View dk, View dv, const View& dout,
+                               const View& out, const View& lse, const View& q, const View& k,
+                               const View& v, const View& doc_start, int heads, int kv_heads) {
+    const char* op = "attention_backward";
+    require_attention(op, ctx, q, k, v, doc_start, heads, kv_heads);
+    for (const View* view : std::initializer_list<const View*>{&dq, &dout, &out})
+        require_shape(op, *view, q.shape[0], q.shape[1]);
+    for (const View* view : std::initializer_list<const View*>{&dk, &dv})
+        require_shape(op, *view, k.shape[0], k.shape[1]);
+    require_shape(op, lse, q.shape[0], heads);
+}
+
+void check::attention_paged_forward(Ctx& ctx, View out, const View& q, const View& k_pages,
+                                    const View& v_pages, const View& page_table, const View& row,
+                                    const View& length, int heads, int kv_heads) {
+    const char* op = "attention_paged_forward";
+    const int64_t N = q.shape[0], D = q.shape[1] / heads;
+    require_shape(op, out, N, heads * D);
+    require_shape(op, k_pages, k_pages.shape[0], k_pages.shape[1], kv_heads * D);
+    require_shape(op, v_pages, k_pages.shape[0], k_pages.shape[1], kv_heads * D);
+    require_shape(op, row, N);
+    require_shape(op, length, N);
+    require_dtype(op, q, ctx.dtype());
+    require_dtype(op, k_pages, ctx.dtype());
+    const int64_t page_size = k_pages.shape[1];
+    for (int64_t n = 0; n < N; n++) {
+        const int r = row.as<int32_t>()[n], positions = length.as<int32_t>()[n];
+        require(r >= 0 && r < page_table.shape[0], "%s: row[%ld]=%d", op, long(n), r);
+        require(positions >= 1 && positions <= page_table.shape[1] * page_size,
+                "%s: length[%ld]=%d", op, long(n), positions);
+        for (int64_t p = 0; p * page_size < positions; p++) {
+            const int page = page_table.as<int32_t>()[r * page_table.ld + p];
+            require(page >= 0 && page < k_pages.shape[0], "%s: page_table[%d][%ld]=%d", op, r,
+                    long(p), page);
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------
+// reference
+
+namespace {
+
+// One query over `count` keys; key(j) and value(j) point to rows of D. Returns lse.
+template <class Key, class Value>
+double attend_row(double* out, const double* q, int64_t D, int64_t count, const Key& key,
+                  const Value& value, std::vector<double>& p) {
+    const double scale = 1 / std::sqrt(double(D));
+    double max = -INFINITY, sum = 0;
+    p.assign(count, 0);
+    for (int64_t j = 0; j < count; j++) { // (X1)
+        for (int64_t d = 0; d < D; d++) p[j] += q[d] * key(j)[d];
+        p[j] *= scale;
+        max = std::max(max, p[j]);
+    }
+    for (double& x : p) sum += x = std::exp(x - max); // (X2)
+    std::fill(out, out + D, 0.0);
+    for (int64_t j = 0; j < count; j++) // (X3)
+        for (int64_t d = 0; d < D; d++) out[d] += p[j] / sum * value(j)[d];
+    return max + std::log(sum);
+}
+
+} // namespace
+
+void ref::attention_forward(Ctx&, View out, View lse, const View& q, const View& k, const View& v,
+                            const View& doc_start, int heads, int kv_heads) {
+    const int64_t D = q.shape[1] / heads;
+    std::vector<double> p;
+    for (int64_t n = 0; n < q.shape[0]; n++)
+        for (int h = 0; h < heads; h++) {
+            const int64_t start = doc_start.as<int32_t>()[n], column = h / (heads / kv_heads) * D;
+            lse.as<double>()[n * lse.ld + h] = attend_row(
+                out.as<double>() + n * out.ld + h * D, q.as<double>() + n * q.ld + h * D, D,
+                n - start + 1,
+                [&](int64_t j) { return k.as<double>() + (start + j) * k.ld + column; },
+                [&](int64_t j) { return v.as<double>() + (start + j) * v.ld + column; }, p);
+        }
+}
+
+void ref::attention_backward(Ctx&, View dq, View dk, View dv, const View& dout, const View& out,
+                             const View& lse, const View& q, const View& k, const View& v,
+                             const View& doc_start, int heads, int kv_heads) {
+    const int64_t N = q.shape[0], D = q.shape[1] / heads;
+    const double scale = 1 / std::sqrt(double(D));
+    for (View* view : {&dq, &dk, &dv})
+        for (int64_t n = 0; n < N; n++)
+            std::fill_n(view->as<double>() + n * view->ld, view->shape[1], 0.0);
+    for (int64_t n = 0; n < N; n++)
+        for (int h = 0; h < heads; h++) {
+            const int64_t column = h / (heads / kv_heads) * D;
+            const double* qn = q.as<double>() + n * q.ld + h * D;
+            const double* d_out = dout.as<double>() + n * dout.ld + h * D;
+            double* d_q = dq.as<double>() + n * dq.ld + h * D;
+            double delta = 0;
+            for (int64_t d = 0; d < D; d++)
+                delta += d_out[d] * out.as<double>()[n * out.ld + h * D + d];
+            for (int64_t j = doc_start.as<int32_t>()[n]; j <= n; j++) {
+                const double* kj = k.as<double>() + j * k.ld + column;
+                const double* vj = v.as<double>() + j * v.ld + column;
+                double score = 0, dp = 0;
+                for (int64_t d = 0; d < D; d++) {
+                    score += qn[d] * kj[d];
+                    dp += d_out[d] * vj[d];
+                }
+                const double p = std::exp(score * scale - lse.as<double>()[n * lse.ld + h]);
+                const double ds = p * (dp - delta) * scale; // (X4)
+                for (int64_t d = 0; d < D; d++) {
+                    d_q[d] += ds * kj[d]; // (X5)
+                    dk.as<double>()[j * dk.ld + column + d] += ds * qn[d];
+                    dv.as<double>()[j * dv.ld + column + d] += p * d_out[d]; // (X6)
+                }
+            }
+        }
+}
+
+void ref::attention_paged_forward(Ctx&, View out, const View& q, const View& k_pages,
+                                  const View& v_pages, const View& page_table, const View& row,
+                                  const View& length, int heads, int kv_heads) {
+    const int64_t D = q.shape[1] / heads, page_size = k_pages.shape[1], width = k_pages.shape[2];
+    std::vector<double> p;
+    for (int64_t n = 0; n < q.shape[0]; n++)
+        for (int h = 0; h < heads; h++) {
+            const int32_t* pages = page_table.as<int32_t>() + row.as<int32_t>()[n] * page_table.ld;
+            auto line = [&](const View& view, int64_t j) {
+                return view.as<double>() +
+                       (pages[j / page_size] * page_size + j % page_size) * width +
+                       h / (heads / kv_heads) * D;
+            };
+            attend_row(
+                out.as<double>() + n * out.ld + h * D, q.as<double>() + n * q.ld + h * D, D,
+                length.as<int32_t>()[n], [&](int64_t j) { return line(k_pages, j); },
+                [&](int64_t j) { return line(v_pages, j); }, p);
+        }
+}

@@ -1,0 +1,31 @@
+// Linear: contract checks; device/gemm computes for every backend. Contract: linear.h.
+#include "llmc/ops/linear.h"
+
+void check::linear_forward(Ctx& ctx, View out, const View& inp, const View& weight) {
+    const char* op = "linear_forward";
+    require_shape(op, out, inp.shape[0], weight.shape[0]);
+    require_shape(op, weight, weight.shape[0], inp.shape[1]);
+    require_dtype(op, inp, ctx.dtype());
+    require_dtype(op, weight, ctx.dtype());
+}
+
+void check::linear_backward(Ctx& ctx, View dinp, View dweight, const View& dout, const View& inp,
+                            const View& weight, Store) {
+    const char* op = "linear_backward";
+    const int64_t N = inp.shape[0], C = inp.shape[1], O = weight.shape[0];
+    if (!dinp.empty()) require_shape(op, dinp, N, C);
+    require_shape(op, dweight, O, C);
+    require_shape(op, dout, N, O);
+    require_shape(op, weight, O, C);
+    require_dtype(op, dout, ctx.dtype());
+}
+
+void ref::linear_forward(Ctx& ctx, View out, const View& inp, const View& weight) {
+    gemm(ctx, out, inp, Trans::no, weight, Trans::yes, Store::overwrite); // (L1)
+}
+
+void ref::linear_backward(Ctx& ctx, View dinp, View dweight, const View& dout, const View& inp,
+                          const View& weight, Store store) {
+    if (!dinp.empty()) gemm(ctx, dinp, dout, Trans::no, weight, Trans::no, store); // (L2)
+    gemm(ctx, dweight, dout, Trans::yes, inp, Trans::no, Store::accumulate);       // (L3)
+}

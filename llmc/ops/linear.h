@@ -1,0 +1,28 @@
+// Linear layer without bias. equations (L1)-(L3) in doc/equations.md -> this contract -> linear.cpp ->
+// linear_cpu.cpp -> cases in test/cases/linear.cpp. The products are device/gemm's.
+#pragma once
+#include "llmc/device/gemm.h"
+#include "llmc/ops/dispatch.h"
+
+namespace ref {
+
+// out = inp weight^T, eq. (L1).
+//   out    (N, O) X  written
+//   inp    (N, C) X
+//   weight (O, C) X
+// A row of out does not depend on N. Deterministic.
+void linear_forward(Ctx& ctx, View out, const View& inp, const View& weight);
+
+// dinp = dout weight, eq. (L2); dweight += dout^T inp, eq. (L3).
+//   dinp    (N, C) X  per `store`; an empty view = not wanted
+//   dweight (O, C) X  accumulated (+=)
+//   dout    (N, O) X
+//   inp     (N, C) X
+//   weight  (O, C) X
+void linear_backward(Ctx& ctx, View dinp, View dweight, const View& dout, const View& inp,
+                     const View& weight, Store store);
+
+} // namespace ref
+
+DECLARE_OP(linear_forward)
+DECLARE_OP(linear_backward)

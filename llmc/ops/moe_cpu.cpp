@@ -1,0 +1,179 @@
+// Mixture of experts on the CPU. The grouped products run through tile_gemm: one task = one expert and
+// one panel of output columns, so that few or uneven experts still fill the cores, every element is
+// one chain in a fixed order, and a slot's result does not depend on how many the expert has.
+// Contract: moe.h.
+#include "llmc/device/parallel.h"
+#include "llmc/device/simd.h"
+#include "llmc/device/tile.h"
+#include "llmc/ops/moe.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace {
+
+constexpr int kPanel = 128; // output columns of one task
+constexpr int kRows = 64;   // slots gathered at a time
+
+int panels(int64_t width) { return int((width + kPanel - 1) / kPanel); }
+
+// (count, width) rows of `in` by slot, contiguous, from column `column` on.
+void gather(float* out, const View& in, const View& slot_row, int64_t slot, int count,
+            int64_t column, int width) {
+    for (int r = 0; r < count; r++) {
+        const int64_t row = slot_row.empty() ? slot + r : slot_row.as<int32_t>()[slot + r];
+        std::copy_n(in.as<float>() + row * in.ld + column, width, out + int64_t(r) * width);
+    }
+}
+
+} // namespace
+
+void cpu::router_forward(Ctx&, View weights, View experts, View scores, const View& logits,
+                         const View& bias, double scale) {
+    const int E = int(logits.shape[1]), K = int(weights.shape[1]);
+    const float* b = bias.as<float>();
+    parallel_for(logits.shape[0], [&](int64_t n) {
+        const float* z = logits.as<float>() + n * logits.ld;
+        float* s = scores.as<float>() + n * scores.ld;
+        int32_t* chosen = experts.as<int32_t>() + n * K;
+        float* w = weights.as<float>() + n * K;
+        for (int e = 0; e < E; e += kLanes) { // (M1)
+            const int count = std::min(kLanes, E - e);
+            store_tail(s + e, 1.0f / (1.0f + exp(-load_tail(z + e, count, 0.0f))), count);
+        }
+        int count = 0; // (M2): insertion into a list kept in order, equal ones behind
+        for (int e = 0; e < E; e++) {
+            const float value = s[e] + b[e];
+            if (count == K && !(value > s[chosen[K - 1]] + b[chosen[K - 1]])) continue;
+            int at = count < K ? count++ : K - 1;
+            for (; at > 0 && value > s[chosen[at - 1]] + b[chosen[at - 1]]; at--)
+                chosen[at] = chosen[at - 1];
+            chosen[at] = e;
+        }
+        std::sort(chosen, chosen + K);
+        float sum = 0;
+        for (int k = 0; k < K; k++) sum += s[chosen[k]];
+        for (int k = 0; k < K; k++) w[k] = float(scale) * s[chosen[k]] / sum; // (M3)
+    });
+}
+
+void cpu::router_backward(Ctx&, View dlogits, const View& dweights, const View& weights,
+                          const View& experts, const View& scores, double scale) {
+    const int64_t E = dlogits.shape[1], K = weights.shape[1];
+    parallel_for(scores.shape[0], [&](int64_t n) {
+        float* d = dlogits.as<float>() + n * dlogits.ld;
+        const float* s = scores.as<float>() + n * scores.ld;
+        const int32_t* e = experts.as<int32_t>() + n * K;
+        const float* g = dweights.as<float>() + n * K;
+        std::fill_n(d, E, 0.0f);
+        float sum = 0, dot = 0;
+        for (int64_t k = 0; k < K; k++) sum += s[e[k]];
+        for (int64_t k = 0; k < K; k++) dot += g[k] * s[e[k]] / sum;
+        for (int64_t k = 0; k < K; k++) // (M4)
+            d[e[k]] = float(scale) / sum * (g[k] - dot) * s[e[k]] * (1 - s[e[k]]);
+    });
+}
+
+void cpu::grouped_linear_forward(Ctx& ctx, View out, const View& inp, const View& slot_row,
+                                 const View& weight, const View& offsets) {
+    const int64_t E = weight.shape[0], O = weight.shape[1], C = weight.shape[2];
+    const int32_t* begin = offsets.as<int32_t>();
+    ScratchFrame frame(ctx.scratch);
+    const int64_t room = C * kPanel + kRows * C;
+    float* memory = ctx.scratch.alloc_of<float>(room * omp_get_max_threads());
+    parallel_for_dynamic(E * panels(O), [&](int64_t task, int thread) {
+        const int64_t e = task / panels(O), o0 = task % panels(O) * kPanel;
+        const int width = int(std::min<int64_t>(kPanel, O - o0));
+        if (begin[e] == begin[e + 1]) return;
+        float *transposed = memory + thread * room, *rows = transposed + C * kPanel;
+        const float* w = weight.as<float>() + (e * O + o0) * C;
+        for (int64_t c0 = 0; c0 < C; c0 += kLanes) // (width, C) -> (C, width), by cache lines
+            for (int o = 0; o < width; o++)
+                for (int64_t c = c0; c < std::min(C, c0 + kLanes); c++)
+                    transposed[c * width + o] = w[o * C + c];
+        for (int64_t s = begin[e]; s < begin[e + 1]; s += kRows) {
+            const int count = int(std::min<int64_t>(kRows, begin[e + 1] - s));
+            const float* a = inp.as<float>() + s * inp.ld;
+            int64_t lda = inp.ld;
+            if (!slot_row.empty()) {
+                gather(rows, inp, slot_row, s, count, 0, int(C));
+                a = rows;
+                lda = C;
+            }
+            tile_gemm(count, width, int(C), a, lda, 1, transposed, width,
+                      out.as<float>() + s * out.ld + o0, out.ld, TileStore::overwrite); // (M5)
+        }
+    });
+}
+
+void cpu::grouped_linear_backward(Ctx& ctx, View dinp, View dweight, const View& dout,
+                                  const View& inp, const View& slot_row, const View& weight,
+                                  const View& offsets) {
+    const int64_t E = weight.shape[0], O = weight.shape[1], C = weight.shape[2];
+    const int32_t* begin = offsets.as<int32_t>();
+    ScratchFrame frame(ctx.scratch);
+    const int64_t room = kRows * kPanel;
+    float* memory = ctx.scratch.alloc_of<float>(room * omp_get_max_threads());
+    parallel_for_dynamic(E * panels(C), [&](int64_t task, int thread) { // (M6)
+        const int64_t e = task / panels(C), c0 = task % panels(C) * kPanel;
+        const int width = int(std::min<int64_t>(kPanel, C - c0));
+        float* rows = memory + thread * room;
+        for (int64_t s = begin[e]; s < begin[e + 1]; s += kRows) {
+            const int count = int(std::min<int64_t>(kRows, begin[e + 1] - s));
+            const float* d = dout.as<float>() + s * dout.ld;
+            tile_gemm(count, width, int(O), d, dout.ld, 1, weight.as<float>() + e * O * C + c0, C,
+                      dinp.as<float>() + s * dinp.ld + c0, dinp.ld, TileStore::overwrite);
+            gather(rows, inp, slot_row, s, count, c0, width);
+            tile_gemm(int(O), width, count, d, 1, dout.ld, rows, width,
+                      dweight.as<float>() + e * O * C + c0, C, TileStore::accumulate);
+        }
+    });
+}
+
+void cpu::moe_combine_forward(Ctx&, View out, const View& slots, const View& weights,
+                              const View& row_slot) {
+    const int64_t C = out.shape[1], K = weights.shape[1];
+    const int32_t* slot = row_slot.as<int32_t>();
+    parallel_for(out.shape[0], [&](int64_t n) {
+        float* o = out.as<float>() + n * out.ld;
+        for (int64_t k = 0; k < K; k++) { // (M7)
+            const float w = weights.as<float>()[n * K + k];
+            const float* x = slots.as<float>() + slot[n * K + k] * slots.ld;
+            for (int64_t c = 0; c < C; c++) o[c] = k == 0 ? w * x[c] : o[c] + w * x[c];
+        }
+    });
+}
+
+void cpu::moe_combine_backward(Ctx&, View dslots, View dweights, const View& dout,
+                               const View& slots, const View& weights, const View& row_slot) {
+    const int64_t C = dout.shape[1], K = weights.shape[1];
+    const int32_t* slot = row_slot.as<int32_t>();
+    parallel_for(dout.shape[0], [&](int64_t n) {
+        const float* g = dout.as<float>() + n * dout.ld;
+        for (int64_t k = 0; k < K; k++) {
+            const float w = weights.as<float>()[n * K + k];
+            const float* x = slots.as<float>() + slot[n * K + k] * slots.ld;
+            float* d = dslots.as<float>() + slot[n * K + k] * dslots.ld;
+            Vf sum{};
+            for (int64_t c = 0; c < C; c += kLanes) {
+                const int count = int(std::min<int64_t>(kLanes, C - c));
+                const Vf grad = load_tail(g + c, count, 0.0f);
+                sum += grad * load_tail(x + c, count, 0.0f);
+                store_tail(d + c, grad * w, count);
+            }
+            dweights.as<float>()[n * K + k] = lane_sum(sum);
+        }
+    });
+}
+
+void cpu::moe_gather_backward(Ctx&, View dinp, const View& dslots, const View& row_slot) {
+    const int64_t C = dinp.shape[1], K = row_slot.shape[1];
+    const int32_t* slot = row_slot.as<int32_t>();
+    parallel_for(dinp.shape[0], [&](int64_t n) {
+        float* d = dinp.as<float>() + n * dinp.ld;
+        for (int64_t k = 0; k < K; k++) {
+            const float* x = dslots.as<float>() + slot[n * K + k] * dslots.ld;
+            for (int64_t c = 0; c < C; c++) d[c] = k == 0 ? x[c] : d[c] + x[c];
+        }
+    });
+}
