@@ -8,7 +8,7 @@ MARCH ?= native
 OPT ?= -O3
 CXXFLAGS ?=
 ALL_CXXFLAGS = -std=gnu++20 $(OPT) -g -march=$(MARCH) -ffp-contract=fast -fno-math-errno -fopenmp \
-  -Wall -Wextra -Werror -Wno-psabi -I. $(DEFINES) $(CXXFLAGS)
+  -Wall -Wextra -Werror -Wno-psabi -Wno-restrict -I. -I$(BUILD) $(DEFINES) $(CXXFLAGS)
 LDLIBS = $(LIBS) -lxxhash -fopenmp
 
 has_header = $(shell $(CXX) -E -x c++ -include $(1) /dev/null >/dev/null 2>&1 && echo 1)
@@ -20,7 +20,8 @@ LIBS += -ldnnl
 endif
 
 LIB_SOURCES := $(wildcard llmc/*/*.cpp)
-TEST_SOURCES := $(wildcard test/*.cpp test/cases/*.cpp)
+GOLDEN_SOURCES := $(wildcard test/golden_*.cpp)
+TEST_SOURCES := $(filter-out test/golden_main.cpp,$(wildcard test/*.cpp test/cases/*.cpp))
 LIB_OBJECTS := $(LIB_SOURCES:%.cpp=$(BUILD)/%.o)
 CASE_OBJECTS := $(patsubst %.cpp,$(BUILD)/%.o,$(wildcard test/cases/*.cpp) test/op_case.cpp)
 TEST_OBJECTS := $(TEST_SOURCES:%.cpp=$(BUILD)/%.o)
@@ -36,6 +37,9 @@ $(BUILD)/libprior.a: $(LIB_OBJECTS)
 
 $(BUILD)/tests: $(TEST_OBJECTS) $(BUILD)/libprior.a
 	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(if $(CATCH2_V3),-lCatch2) $(LDLIBS)
+
+golden: $(GOLDEN_SOURCES:%.cpp=$(BUILD)/%.o) $(BUILD)/libprior.a
+	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
 
 bench: dev/bench/bench.cpp $(CASE_OBJECTS) $(BUILD)/libprior.a
 	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)

@@ -42,7 +42,7 @@ void check::loss_forward_backward(Ctx& ctx, View logits, View stats, const View&
 // scalars of a row
 
 LossRow loss_row(double max, double target_e, double target_u, double head, double tail,
-                 double weighted, double smallest_q, const LossShape& shape) {
+                 double rest, double weighted, double smallest_q, const LossShape& shape) {
     const double others = head + tail, S = others + target_e;
     LossRow row;
     // 1 - p_x only as the complement's sum: it stays exact where p_x rounds to 1.
@@ -51,14 +51,10 @@ LossRow loss_row(double max, double target_e, double target_u, double head, doub
     row.tail_mass = tail / S;
     row.lse = max + std::log(S);
     const double p = target_e / S;
-    if (target_e > others) { // likely target: the ratio form keeps small losses exact
-        row.ce = std::log1p(others / target_e);
-        row.entropy = row.ce + row.q * target_u - weighted / S;
-    } else {
-        row.ce = std::log(S) - target_u;
-        const double target_term = target_e > 0 ? target_e * target_u : 0;
-        row.entropy = std::log(S) - (weighted + target_term) / S;
-    }
+    // Likely target: the ratio form keeps a small loss exact.
+    row.ce = target_e > others ? std::log1p(others / target_e) : std::log(S) - target_u;
+    // ln S = log1p(rest), and no u is positive: a sum of positive terms, so small entropies are exact too.
+    row.entropy = std::log1p(rest) - (weighted + (target_e > 0 ? target_e * target_u : 0)) / S;
     const double focus = shape.beta == 0 ? 1 : std::pow(std::max(row.q, smallest_q), shape.beta);
     // p_x r_x, eq. (11): q^beta, or p_x^(1 - q^beta)
     const double share = shape.form == RewardForm::factor || shape.beta == 0
@@ -98,18 +94,19 @@ std::vector<char> top_k(const double* z, int V, int k) {
 
 LossRow reference_row(const double* z, int x, const std::vector<char>& head, const LossShape& s,
                       std::vector<double>& e) {
-    double max = -INFINITY;
-    for (int v = 0; v < s.V; v++) max = std::max(max, z[v]);
-    double head_sum = 0, tail_sum = 0, weighted = 0;
+    const int top = int(std::max_element(z, z + s.V) - z);
+    const double max = z[top];
+    double head_sum = 0, tail_sum = 0, rest = 0, weighted = 0;
     for (int v = 0; v < s.V; v++) {
         const double u = (z[v] - max) / s.temperature;
         e[v] = std::exp(u);
+        if (v != top) rest += e[v];
         if (v == x) continue;
         (head[v] ? head_sum : tail_sum) += e[v];
         weighted += e[v] > 0 ? e[v] * u : 0;
     }
     return loss_row(max / s.temperature, e[x], (z[x] - max) / s.temperature, head_sum, tail_sum,
-                    weighted, 1e-300, s);
+                    rest, weighted, 1e-300, s);
 }
 
 void store_stats(double* stats, const LossRow& row, double ratio) {

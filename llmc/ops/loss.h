@@ -71,8 +71,9 @@ struct LossRow {
     double target_gradient; // dJ/dz_x = p_x (r_x - W)
 };
 // Sums over the columns but x, relative to the row's maximum: head = sum over K of e_j = exp(u_j), tail = the
-// rest, weighted = sum of e_j u_j; u_j = (z_j - max) / temperature; `max` is already divided too.
+// others, weighted = sum of e_j u_j; u_j = (z_j - max) / temperature; `max` is already divided too; rest = sum
+// of e_j over all columns but one that holds the maximum.
 LossRow loss_row(double max, double target_e, double target_u, double head, double tail,
-                 double weighted, double smallest_q, const LossShape& shape);
+                 double rest, double weighted, double smallest_q, const LossShape& shape);
 double grpo_ratio(double logp, double old_logp);
 double grpo_weight(double scale, double ratio, const LossShape& shape);

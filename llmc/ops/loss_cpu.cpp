@@ -92,8 +92,10 @@ LossRow row_forward(const float* z, int x, const Head& head, const LossShape& s)
         weighted += double(lane_sum(sums[2]));
     }
     const float target_u = (z[x] - head.max) * inverse;
-    return loss_row(double(head.max) / s.temperature, double(exp(splat(target_u))[0]),
-                    double(target_u), head_sum, tail_sum, weighted, 1e-37, s);
+    const double target_e = double(exp(splat(target_u))[0]), others = head_sum + tail_sum;
+    const double rest = target_u == 0 ? others : std::max(others + target_e - 1, 0.0);
+    return loss_row(double(head.max) / s.temperature, target_e, double(target_u), head_sum,
+                    tail_sum, std::isnan(others) ? others : rest, weighted, 1e-37, s);
 }
 
 // z -> dlogits. S is the sum of all e_j.
