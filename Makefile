@@ -35,6 +35,22 @@ $(BUILD)/%.o: %.cpp
 $(BUILD)/libprior.a: $(LIB_OBJECTS)
 	@rm -f $@ && ar rcs $@ $^
 
+# The default recipe, as a C++ string.
+$(BUILD)/embedded_recipe.inc: scripts/recipes/embedded.ini
+	@mkdir -p $(BUILD)
+	@{ printf 'R"recipe('; cat $<; printf ')recipe"\n'; } > $@
+$(BUILD)/llmc/train/keys.o: $(BUILD)/embedded_recipe.inc
+
+train: $(BUILD)/train_gpt.o $(BUILD)/libprior.a
+	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
+
+rollout: $(BUILD)/rollout_gpt.o $(BUILD)/libprior.a
+	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
+
+$(BUILD)/%_gpt.o: %_gpt.cu
+	@mkdir -p $(dir $@)
+	$(CXX) $(ALL_CXXFLAGS) -x c++ -MMD -MP -c $< -o $@
+
 $(BUILD)/tests: $(TEST_OBJECTS) $(BUILD)/libprior.a
 	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(if $(CATCH2_V3),-lCatch2) $(LDLIBS)
 

@@ -1,0 +1,244 @@
+// Contract: source.h.
+#include "llmc/data/source.h"
+
+#include "llmc/core/error.h"
+#include "llmc/core/json.h"
+#include "llmc/core/recipe.h"
+#include "llmc/data/corpus.h"
+#include "llmc/data/shard.h"
+
+#include <algorithm>
+
+namespace {
+
+constexpr size_t kPieceBytes = 2048; // of a long text: what is shuffled
+constexpr size_t kLongText = 4 * kPieceBytes;
+
+bool ends_with(const std::string& text, const std::string& tail) {
+    return text.size() >= tail.size() &&
+           text.compare(text.size() - tail.size(), tail.size(), tail) == 0;
+}
+
+Document whole_document(const Tokenizer& tokenizer, const std::string& text) {
+    Document document{tokenizer.encode(text), false};
+    document.tokens.push_back(tokenizer.end_of_text());
+    return document;
+}
+
+// ------------------------------------------------------------------------------------------------
+// embedded
+
+// Generated texts fall into the two splits by their hash, like any other: the validation split has the
+// same distribution and no text of the training split.
+class EmbeddedSource : public Source {
+  public:
+    EmbeddedSource(const std::string& family, double flaw, const Tokenizer& tokenizer, Split split,
+                   double val_fraction, uint64_t seed)
+        : family_(family), flaw_(flaw), tokenizer_(tokenizer), split_(split),
+          val_fraction_(val_fraction), key_(mix(seed, hash64(family.data(), family.size()))) {}
+
+    int64_t size() const override { return 0; }
+    Document document(int64_t index) const override {
+        for (uint64_t attempt = 0;; attempt++) {
+            Rng rng(key_, mix(uint64_t(index) * 2 + (split_ == Split::validation), attempt));
+            const std::string text = generate(rng);
+            if (in_validation(text, val_fraction_) == (split_ == Split::validation))
+                return whole_document(tokenizer_, text);
+        }
+    }
+
+  private:
+    std::string generate(Rng& rng) const {
+        if (family_ == "arithmetic") return arithmetic_document(flaw_, rng);
+        if (family_ == "sentences") return sentences_document(rng);
+        Chain chain = make_chain(rng);
+        while (is_held_out_chain(chain.question)) chain = make_chain(rng);
+        const int shown =
+            rng.chance(flaw_) ? chain.result + (rng.chance(0.5) ? 1 : 2) : chain.result;
+        return chain.question + chain.worked + format(" \\boxed{%d}", shown);
+    }
+    std::string family_;
+    double flaw_;
+    const Tokenizer& tokenizer_;
+    Split split_;
+    double val_fraction_;
+    uint64_t key_;
+};
+
+std::unique_ptr<Source> open_embedded(const std::string& spec, const Tokenizer& tokenizer,
+                                      Split split, double val_fraction, uint64_t seed) {
+    const std::vector<std::string> parts = split_text(spec, ':');
+    const char* hint =
+        "the embedded sources are embedded:arithmetic, embedded:chains and embedded:sentences, the "
+        "first two with an optional share of wrong answers, e.g. embedded:arithmetic:flaw=0.35";
+    const std::string family = parts.size() > 1 ? parts[1] : "";
+    if (family != "arithmetic" && family != "chains" && family != "sentences")
+        usage_error("data: no source " + spec, hint);
+    double flaw = 0;
+    for (size_t i = 2; i < parts.size(); i++)
+        if (parts[i].rfind("flaw=", 0) != 0 || !parse_real(parts[i].substr(5), &flaw) || flaw < 0 ||
+            flaw > 1 || family == "sentences")
+            usage_error("data: " + spec + ": bad part \"" + parts[i] + "\"", hint);
+    if (split == Split::validation && val_fraction <= 0)
+        usage_error("data: val_fraction = 0 leaves no validation text", "set -val_fraction 0.02");
+    return std::make_unique<EmbeddedSource>(family, flaw, tokenizer, split, val_fraction, seed);
+}
+
+// ------------------------------------------------------------------------------------------------
+// files
+
+class MemorySource : public Source {
+  public:
+    MemorySource(const Tokenizer& tokenizer, Split split, double val_fraction)
+        : tokenizer_(tokenizer), split_(split), val_fraction_(val_fraction) {}
+
+    // Text documents are in the split their hash says.
+    void add_document(const std::string& text) {
+        if (!text.empty() && in_validation(text, val_fraction_) == (split_ == Split::validation))
+            items_.push_back({store(text), text.size(), -1, true});
+    }
+    // A long text alone: the last val_fraction of it is the validation split.
+    void add_text(const std::string& text) {
+        size_t border = size_t(double(text.size()) * (1 - val_fraction_));
+        while (border < text.size() && border > 0 && text[border - 1] != '\n') border++;
+        const size_t begin = split_ == Split::train ? 0 : border;
+        const size_t end = split_ == Split::train ? border : text.size();
+        for (size_t at = begin; at < end;) {
+            size_t stop = std::min(at + kPieceBytes, end);
+            while (stop < end && text[stop - 1] != '\n' && stop - at < 2 * kPieceBytes) stop++;
+            const bool last = stop == text.size();
+            const size_t count = stop - at + (stop < end); // one more: the last target
+            items_.push_back({store(text.substr(at, count)), count, -1, last});
+            at = stop;
+        }
+    }
+    void add_shard(std::unique_ptr<Shard> shard) {
+        for (int64_t i = 0; i < shard->documents(); i++) {
+            const std::vector<int32_t> tokens = shard->document(i);
+            const std::string bytes(reinterpret_cast<const char*>(tokens.data()),
+                                    tokens.size() * sizeof(int32_t));
+            if (tokens.empty() ||
+                in_validation(bytes, val_fraction_) != (split_ == Split::validation))
+                continue;
+            items_.push_back({size_t(i), 0, int(shards_.size()), true});
+        }
+        shards_.push_back(std::move(shard));
+    }
+
+    int64_t size() const override { return int64_t(items_.size()); }
+    Document document(int64_t index) const override {
+        const Item& item = items_[index];
+        Document document;
+        if (item.shard >= 0) {
+            document.tokens = shards_[item.shard]->document(int64_t(item.begin));
+            document.tokens.push_back(tokenizer_.end_of_text());
+            return document;
+        }
+        const std::string text = memory_.substr(item.begin, item.bytes);
+        if (item.ends) return whole_document(tokenizer_, text);
+        return {tokenizer_.encode(text), true};
+    }
+
+  private:
+    struct Item {
+        size_t begin, bytes; // in memory_, or the document of a shard
+        int shard;
+        bool ends;
+    };
+    size_t store(const std::string& text) {
+        memory_ += text;
+        return memory_.size() - text.size();
+    }
+    const Tokenizer& tokenizer_;
+    Split split_;
+    double val_fraction_;
+    std::string memory_;
+    std::vector<Item> items_;
+    std::vector<std::unique_ptr<Shard>> shards_;
+};
+
+void add_file(MemorySource& source, const std::string& path, bool alone, int vocab) {
+    if (ends_with(path, ".shard")) {
+        source.add_shard(std::make_unique<Shard>(path, vocab));
+        return;
+    }
+    const std::string text = read_file(path);
+    if (!ends_with(path, ".jsonl")) {
+        if (alone || text.size() > kLongText) source.add_text(text);
+        else source.add_document(text);
+        return;
+    }
+    int line_number = 0;
+    for (const std::string& line : split_text(text, '\n')) {
+        line_number++;
+        if (trim_text(line).empty()) continue;
+        source.add_document(parse_jsonl_row(line, format("%s:%d", path.c_str(), line_number)).text);
+    }
+}
+
+std::string replace_final(const std::string& answer) {
+    // GSM8K ends with "#### 42": the same answer in the form the grader reads.
+    const size_t mark = answer.rfind("#### ");
+    if (mark == std::string::npos) return answer;
+    return answer.substr(0, mark) + "\\boxed{" + trim_text(answer.substr(mark + 5)) + "}";
+}
+
+} // namespace
+
+bool in_validation(const std::string& text, double fraction) {
+    return double(hash64(text.data(), text.size()) >> 11) * 0x1p-53 < fraction;
+}
+
+JsonlRow parse_jsonl_row(const std::string& line, const std::string& where) {
+    const Json json = json_parse(line, where);
+    if (!json.is_object()) fatal(where + ": expected a JSON object", "one object per line");
+    auto field = [&](const char* name) -> std::string {
+        if (!json.contains(name)) return "";
+        const Json& value = json[name];
+        if (value.is_string()) return value.get<std::string>();
+        if (value.is_number()) return value.dump();
+        fatal(where + ": \"" + name + "\": expected a string or a number, found " + value.dump(),
+              "write it as a string");
+    };
+    JsonlRow row;
+    row.id = field("id");
+    row.text = field("text");
+    row.prompt = field(json.contains("prompt")     ? "prompt"
+                       : json.contains("question") ? "question"
+                                                   : "problem");
+    row.answer = field("answer");
+    if (!row.prompt.empty()) {
+        row.prompt += "\n";
+        row.text = row.prompt + replace_final(row.answer);
+        const size_t mark = row.answer.rfind("#### ");
+        if (mark != std::string::npos) row.answer = trim_text(row.answer.substr(mark + 5));
+    }
+    if (row.text.empty())
+        fatal(where + ": expected \"text\", or \"question\"/\"prompt\" with \"answer\"",
+              "rename the fields or convert the file");
+    return row;
+}
+
+std::unique_ptr<Source> open_source(const std::string& spec, const Tokenizer& tokenizer,
+                                    Split split, double val_fraction, uint64_t seed) {
+    if (spec.rfind("embedded:", 0) == 0)
+        return open_embedded(spec, tokenizer, split, val_fraction, seed);
+    if (!path_exists(spec))
+        fatal("data: no file or folder " + spec,
+              "give a .txt, .jsonl or .shard file, a folder of them, or embedded:arithmetic");
+    auto source = std::make_unique<MemorySource>(tokenizer, split, val_fraction);
+    if (!is_directory(spec)) {
+        add_file(*source, spec, true, tokenizer.vocab_size());
+    } else {
+        for (const std::string& name : list_directory(spec))
+            if (ends_with(name, ".txt") || ends_with(name, ".jsonl") || ends_with(name, ".shard"))
+                add_file(*source, spec + "/" + name, false, tokenizer.vocab_size());
+    }
+    if (source->size() == 0)
+        fatal("data: " + spec + " has no " + (split == Split::train ? "training" : "validation") +
+                  " text",
+              split == Split::train
+                  ? "is it empty? A folder needs .txt, .jsonl or .shard files"
+                  : "it is too small for val_fraction; raise that or give -val_data");
+    return source;
+}

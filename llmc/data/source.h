@@ -1,0 +1,42 @@
+// Where text comes from: a numbered list of documents, the same on every visit, so that a position in it is
+// a number and a run can continue there.
+//
+//   embedded:arithmetic[:flaw=F]  embedded:chains[:flaw=F]  embedded:sentences    generated, endless
+//   FILE.txt     one text, cut into pieces at line ends; its last part is the validation split
+//   FOLDER       every .txt file one document, every .jsonl file its lines, every .shard file its documents
+//   FILE.jsonl   one object per line: "text", or "question"/"prompt" with "answer"
+//   FILE.shard   tokens (shard.h)
+#pragma once
+#include "llmc/data/tokenizer.h"
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+enum class Split { train, validation };
+
+struct Document {
+    std::vector<int32_t> tokens;
+    bool continues = false; // a piece: its last token is only a target, and no end of text follows
+};
+
+class Source {
+  public:
+    virtual ~Source() = default;
+    virtual int64_t size() const = 0; // documents; 0 = endless
+    virtual Document document(int64_t index) const = 0;
+};
+
+// fatal() says what the spec, file or line should be. `seed` moves generated documents, not files.
+std::unique_ptr<Source> open_source(const std::string& spec, const Tokenizer& tokenizer,
+                                    Split split, double val_fraction, uint64_t seed);
+
+// A document or problem of one JSONL line; `where` names it in messages.
+struct JsonlRow {
+    std::string text, prompt, answer, id; // text = prompt + answer where the row is a problem
+};
+JsonlRow parse_jsonl_row(const std::string& line, const std::string& where);
+
+// True for the share `fraction` of all texts, by their hash: equal texts fall on the same side.
+bool in_validation(const std::string& text, double fraction);

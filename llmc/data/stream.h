@@ -1,0 +1,58 @@
+// Packed training rows from a mixture of sources.
+//
+// Documents are laid end to end over the N = B*T tokens of a batch, a longer one than T in segments of T:
+//
+//   tokens    | d o c A | d o c   B | d o c C (cut at the end, goes on in the next batch)
+//   positions   0 1 2 .   0 1 2 ...   0 1 2
+//   doc_start   0 0 0 .   5 5 5 ...   12 12 ..
+//   targets     the next token of the document; end of text after its last
+//
+// With doc_mask off, rows of T tokens are one document each and positions run 0..T-1.
+#pragma once
+#include "llmc/core/json.h"
+#include "llmc/data/source.h"
+
+struct PackedRows {
+    std::vector<int32_t> tokens, targets, positions, doc_start; // (B*T)
+};
+
+struct StreamOptions {
+    int64_t context; // T
+    bool doc_mask;
+    uint64_t seed;
+    Split split;
+    double val_fraction;
+};
+
+class DataStream {
+  public:
+    // spec: SOURCE*WEIGHT,SOURCE*WEIGHT,... ; a weight is a share of tokens, 1 where left out.
+    DataStream(const std::string& spec, const StreamOptions& options, const Tokenizer& tokenizer);
+
+    void next_rows(int64_t B, PackedRows& rows);
+
+    // What was read so far: small, and enough to go on exactly.
+    Json state() const;
+    void restore(const Json& state); // fatal() if it is another mixture's
+
+  private:
+    struct Part {
+        std::string spec;
+        double weight;
+        std::unique_ptr<Source> source;
+        int64_t visited = 0; // documents begun, over all epochs
+        int64_t tokens = 0;  // taken so far: what the mixture balances
+        int64_t epoch = -1;  // of `order`
+        std::vector<int32_t> order;
+    };
+    void begin_document();
+    void load_current();
+    int64_t document_index(Part& part, int64_t visit);
+
+    StreamOptions options_;
+    const Tokenizer& tokenizer_;
+    std::vector<Part> parts_;
+    int current_ = -1;  // part of the open document
+    int64_t taken_ = 0; // inputs of it already given out
+    Document document_;
+};

@@ -1,0 +1,29 @@
+// Checkpoints of a run: RUN/ckpt/step_NNNNNNNN, a Hugging Face folder plus our own state.
+//
+//   config.json  model.safetensors  tokenizer.json   what every tool of that ecosystem opens
+//   optimizer.rank0.safetensors                      Adam's moments under the tensors' names
+//   state.json                                       the rest, with the checksums; written last
+//
+// A folder is built under a temporary name, made durable file by file, then renamed: it is there whole
+// or not at all. A folder that was damaged later is seen by its checksums and passed over.
+#pragma once
+#include "llmc/core/json.h"
+#include "llmc/data/tokenizer.h"
+#include "llmc/model/model.h"
+#include "llmc/train/optimizer.h"
+
+struct CheckpointParts {
+    Model& model;
+    Optimizer& optimizer;
+    const Tokenizer& tokenizer;
+};
+
+// Writes RUN/ckpt/step_<step> with `state` (any object; checksums are added), then removes all but the
+// newest `keep` of those whose state has no "stage_end": true.
+void save_checkpoint(const std::string& run, int64_t step, const Json& state,
+                     const CheckpointParts& parts, int keep);
+
+// Loads the newest whole checkpoint into `parts` and returns its state; null if there is none.
+// Damaged ones are named in *warnings.
+Json load_checkpoint(const std::string& run, const CheckpointParts& parts,
+                     std::vector<std::string>* warnings);

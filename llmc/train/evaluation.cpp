@@ -1,0 +1,119 @@
+// What a run says about itself after every stage: held-out text, held-out problems, the final table.
+#include "llmc/core/error.h"
+#include "llmc/core/file.h"
+#include "llmc/train/keys.h"
+#include "llmc/train/micro_batch.h"
+#include "llmc/train/run.h"
+
+#include <algorithm>
+#include <cmath>
+
+// Cross-entropy, entropy and masses of held-out text, on the pre-training distribution.
+void Run::validate(Json& line) {
+    std::string data = recipe_.text("", "val_data");
+    if (data.empty()) data = recipe_.text("pretrain", "data");
+    if (data.empty()) return;
+    DataStream stream(data, stream_options(recipe_, "pretrain", Split::validation), tokenizer_);
+    const int64_t context = recipe_.integer("pretrain", "context");
+    const int64_t rows = recipe_.integer("", "val_rows");
+    const int64_t at_a_time =
+        std::clamp<int64_t>(recipe_.integer("", "pass_rows") / context, 1, rows);
+    const LossShape shape = recipe_loss(recipe_, "pretrain", model_->config.vocab);
+    MicroBatchViews views;
+    StatSums sums;
+    PackedRows packed;
+    for (int64_t done = 0; done < rows; done += at_a_time) {
+        stream.next_rows(std::min(at_a_time, rows - done), packed);
+        const MicroBatch micro{packed.tokens,
+                               packed.targets,
+                               packed.positions,
+                               packed.doc_start,
+                               std::vector<double>(packed.tokens.size(), 0.0),
+                               {}};
+        views.fill(*ctx_, micro);
+        pass_->forward(views.batch, false);
+        pass_->loss_forward(views.stats, views.targets, shape);
+        sums.add(micro, views.stats, shape, tokenizer_);
+    }
+    line["val_ce"] = sums.mean(kStatCe);
+    line["val_entropy"] = sums.mean(kStatEntropy);
+    line["val_head_mass"] = sums.mean(kStatHeadMass);
+    line["val_tail_mass"] = sums.mean(kStatTailMass);
+    line["bits_per_byte"] =
+        sums.sum[kStatCe] / std::log(2.0) / double(std::max<int64_t>(sums.bytes, 1));
+}
+
+void Run::evaluate_stage(const std::string& name) {
+    log_->end_progress();
+    Json line = {{"kind", "eval"}, {"stage", name}, {"global_step", position_.global_step}};
+    validate(line);
+    const std::string source = recipe_.text("", "eval_problems");
+    std::string said = name + ":";
+    if (line.contains("val_ce"))
+        said +=
+            format(" val CE %.4f, entropy %.4f, %.3f bits per byte", line["val_ce"].get<double>(),
+                   line["val_entropy"].get<double>(), line["bits_per_byte"].get<double>());
+    if (!source.empty()) {
+        const ProblemSet set(source, Split::validation, recipe_.real("", "val_fraction"), 0);
+        const int64_t wanted = recipe_.integer("", "eval_count");
+        std::vector<Problem> problems;
+        for (int64_t i = 0; i < wanted && (set.size() == 0 || i < set.size()); i++)
+            problems.push_back(set.problem(i));
+        const int samples = int(recipe_.integer("", "eval_samples"));
+        Engine engine(*ctx_, *model_, engine_settings(recipe_));
+        // A key of its own: the numbers are those of no training step.
+        const SampleSettings settings{recipe_.real("", "eval_temperature"),
+                                      1,
+                                      0,
+                                      int(recipe_.integer("", "eval_new_tokens")),
+                                      tokenizer_.end_of_text(),
+                                      uint64_t(recipe_.integer("", "seed")),
+                                      ~uint64_t(0)};
+        const std::vector<Answer> answers =
+            answer_problems(engine, tokenizer_, problems, samples, 0, settings);
+        const EvalResult r = summarize_answers(problems, answers, samples);
+        line["problems"] = r.problems;
+        line["samples"] = r.samples;
+        line["avg"] = r.avg;
+        line["cons"] = r.cons;
+        for (const auto& [k, value] : r.pass) line[format("pass_%d", k)] = value;
+        line["answered"] = r.answered;
+        line["finished"] = r.finished;
+        line["answer_length"] = r.mean_length;
+        line["answer_entropy"] = r.entropy;
+        said += format(", Avg@%d %.3f, %.1f tokens", r.samples, r.avg, r.mean_length);
+        log_->say(said);
+        for (size_t i = 0; i < answers.size() && i < size_t(2 * samples); i += size_t(samples)) {
+            std::string text = problems[answers[i].completion.request].prompt + answers[i].text;
+            std::replace(text.begin(), text.end(), '\n', '|');
+            log_->say("  sample: " + text);
+        }
+    } else {
+        log_->say(said);
+    }
+    log_->metrics(line);
+}
+
+void Run::print_table() const {
+    std::vector<Json> rows;
+    const std::string path = folder_ + "/metrics.jsonl";
+    for (const std::string& line : split_text(read_file(path), '\n'))
+        if (line.find("\"kind\":\"eval\"") != std::string::npos)
+            rows.push_back(json_parse(line, path));
+    const std::pair<const char*, const char*> columns[] = {
+        {"val CE", "val_ce"},      {"entropy", "val_entropy"}, {"bits/byte", "bits_per_byte"},
+        {"head", "val_head_mass"}, {"tail", "val_tail_mass"},  {"Avg@n", "avg"},
+        {"Pass@8", "pass_8"},      {"Cons@n", "cons"},         {"length", "answer_length"}};
+    std::string head = format("%-10s", "stage");
+    for (const auto& [title, key] : columns) head += format("%10s", title);
+    log_->say("\n" + head);
+    for (const Json& row : rows) {
+        std::string line = format("%-10s", row["stage"].get<std::string>().c_str());
+        for (const auto& [title, key] : columns)
+            line += row.contains(key) ? format(row[key].get<double>() < 0.001 ? "%10.2e" : "%10.4f",
+                                               row[key].get<double>())
+                                      : format("%10s", "-");
+        log_->say(line);
+    }
+    log_->say("");
+}

@@ -1,0 +1,209 @@
+// Contract: keys.h.
+#include "llmc/train/keys.h"
+
+#include "llmc/core/error.h"
+#include "llmc/core/file.h"
+
+namespace {
+
+constexpr unsigned kPre = 1, kMid = 2, kRl = 4; // bits in the order of KeyTable::sections
+constexpr unsigned kText = kPre | kMid, kAll = kPre | kMid | kRl;
+constexpr KeyType kInt = KeyType::integer, kReal = KeyType::real, kWord = KeyType::text,
+                  kOneOf = KeyType::choice;
+
+const char* kSynopsis =
+    "./train [-key value ...]            all stages of the embedded recipe\n"
+    "./train -recipe FILE [-key value]   another recipe\n"
+    "\n"
+    "A key without a stage's name sets every stage that has it; -rl.lr 2e-6 sets one.\n"
+    "The same command again resumes the run, or says that it is complete.\n";
+
+const std::vector<Key> kRunKeys = {
+    {"recipe", "run", kWord, "", 0, 0, "file", "recipe to read; empty = the embedded one"},
+    {"name", "run", kWord, "", 0, 0, "",
+     "run folder inside -runs; empty = the recipe and the flags that change it"},
+    {"runs", "run", kWord, "runs", 0, 0, "folder", "where run folders are"},
+    {"stages", "run", kWord, "pretrain,midtrain,rl", 0, 0, "", "stages to run, in order"},
+    {"from", "run", kWord, "", 0, 0, "folder",
+     "Hugging Face checkpoint to start from; empty = random weights"},
+    {"seed", "run", kInt, "1", 0, 1e15, "", "seed of weights, data order and sampling"},
+    {"device", "run", kOneOf, "auto", 0, 0, "",
+     "where to compute: cpu in fp32, ref in double (slow, the oracle)", "auto|cpu|ref"},
+    {"threads", "run", kInt, "0", 0, 1024, "threads", "0 = one per core"},
+    {"recompute", "run", kOneOf, "no", 0, 0, "",
+     "recompute blocks in the backward: less memory, same bits", "no|yes"},
+    {"loss_rows", "run", kInt, "1024", 1, 1e9, "rows", "rows whose logits exist at a time"},
+    {"pass_rows", "run", kInt, "8192", 1, 1e9, "tokens", "most tokens of one forward and backward"},
+    {"checkpoint_every", "run", kInt, "200", 0, 1e12, "steps",
+     "0 = only at the end of a stage and on a signal"},
+    {"keep", "run", kInt, "2", 1, 1e6, "checkpoints", "newest checkpoints kept"},
+    {"log_every", "run", kInt, "50", 1, 1e9, "steps", "one log line, when not on a terminal"},
+    {"stop_after", "run", kInt, "0", 0, 1e15, "steps",
+     "save and stop after this many steps of this process; 0 = run to the end"},
+
+    {"model", "model", kWord, "tiny", 0, 0, "",
+     "tiny, tiny-moe, demo, demo-moe, 1B, 4B, 5B-A0.3B, 10B-A0.5B"},
+    {"layers", "model", kInt, "0", 0, 1e4, "blocks", "0 = as the preset (also below)"},
+    {"channels", "model", kInt, "0", 0, 1e6, "", "width of the stream"},
+    {"ffn", "model", kInt, "0", 0, 1e6, "", "width of the dense feed-forward"},
+    {"heads", "model", kInt, "0", 0, 1e4, "", "query heads"},
+    {"kv_heads", "model", kInt, "0", 0, 1e4, "", "key/value heads"},
+    {"head_dim", "model", kInt, "0", 0, 1e4, "", "width of one head"},
+    {"vocab", "model", kInt, "0", 0, 1e7, "tokens", "0 = the tokenizer's"},
+    {"experts", "model", kInt, "-1", -1, 1e5, "experts", "-1 = as the preset, 0 = dense"},
+    {"experts_per_token", "model", kInt, "0", 0, 1e5, "experts", "experts each token visits"},
+    {"expert_ffn", "model", kInt, "0", 0, 1e6, "", "width of one expert"},
+    {"tied", "model", kOneOf, "preset", 0, 0, "", "head = embedding", "preset|yes|no"},
+    {"norm_eps", "model", kReal, "1e-6", 0, 1, "", "epsilon of RMSNorm"},
+    {"router_scale", "model", kReal, "1", 0, 1e3, "", "factor on normalised expert weights"},
+    {"init_std", "model", kReal, "0.02", 0, 10, "", "standard deviation of the first weights"},
+
+    {"eval_problems", "evaluation", kWord, "embedded:arithmetic", 0, 0, "source",
+     "held-out problems answered after every stage; empty = none"},
+    {"eval_count", "evaluation", kInt, "144", 1, 1e9, "problems", "at most this many"},
+    {"eval_samples", "evaluation", kInt, "16", 1, 4096, "samples", "answers per problem"},
+    {"eval_new_tokens", "evaluation", kInt, "64", 1, 1e6, "tokens", "longest answer"},
+    {"max_prompt_tokens", "evaluation", kInt, "64", 1, 1e6, "tokens",
+     "longest prompt of RL and evaluation"},
+    {"eval_temperature", "evaluation", kReal, "1", 0, 100, "", "0 = greedy"},
+    {"val_data", "evaluation", kWord, "", 0, 0, "source",
+     "text whose held-out part is scored after every stage; empty = pretrain's data"},
+    {"val_fraction", "evaluation", kReal, "0.02", 0, 0.5, "", "share of the text held out"},
+    {"val_rows", "evaluation", kInt, "256", 1, 1e9, "rows", "rows of held-out text scored"},
+    {"decode_rows", "evaluation", kInt, "128", 1, 65536, "sequences", "decoded at a time"},
+    {"page_size", "evaluation", kInt, "32", 1, 4096, "tokens", "tokens of one KV cache page"},
+};
+
+const std::vector<Key> kStageKeys = {
+    {"data", "data", kWord, "", 0, 0, "source",
+     "text: SOURCE*WEIGHT,...; rl: problems. A source is a file, a folder or embedded:NAME", "",
+     kAll},
+    {"steps", "data", kInt, "0", 0, 1e12, "steps", "optimizer steps; text stages: 0 = by tokens",
+     "", kAll},
+    {"tokens", "data", kInt, "0", 0, 1e15, "tokens", "length of the stage when steps = 0", "",
+     kText},
+    {"batch", "data", kInt, "32", 1, 1e9, "rows", "rows of one optimizer step", "", kText},
+    {"context", "data", kInt, "128", 1, 1e7, "tokens", "tokens of one row", "", kText},
+    {"doc_mask", "data", kOneOf, "yes", 0, 0, "",
+     "attention stays inside a document and positions restart", "yes|no", kText},
+    {"rope_base", "data", kReal, "1e4", 1, 1e12, "", "base of the rotation angles", "", kAll},
+
+    {"lr", "optimizer", kReal, "1e-3", 0, 10, "", "peak learning rate", "", kAll},
+    {"lr_end", "optimizer", kReal, "0", 0, 10, "", "learning rate after the decay", "", kAll},
+    {"warmup", "optimizer", kInt, "0", 0, 1e12, "steps", "linear warm-up", "", kAll},
+    {"decay", "optimizer", kInt, "0", 0, 1e12, "steps", "last steps, in which lr decays", "", kAll},
+    {"decay_shape", "optimizer", kOneOf, "linear", 0, 0, "", "how it decays", "linear|sqrt|cosine",
+     kAll},
+    {"beta1", "optimizer", kReal, "0.9", 0, 1, "", "AdamW's first moment", "", kAll},
+    {"beta2", "optimizer", kReal, "0.95", 0, 1, "", "AdamW's second moment", "", kAll},
+    {"eps", "optimizer", kReal, "1e-8", 0, 1, "", "AdamW's epsilon", "", kAll},
+    {"weight_decay", "optimizer", kReal, "0.1", 0, 10, "", "on matrices, not on norms", "", kAll},
+    {"clip", "optimizer", kReal, "1", 0, 1e9, "", "largest gradient norm; 0 = off", "", kAll},
+    {"bias_rate", "optimizer", kReal, "0", 0, 1, "", "step of the router bias; 0 = frozen", "",
+     kAll},
+    {"bad_steps", "optimizer", kInt, "5", 1, 1e6, "steps",
+     "stop after this many non-finite steps in a row; single ones are skipped", "", kAll},
+
+    {"beta", "prior", kReal, "0", -1, 100, "",
+     "reward of the true token (1/p)(1-p)^beta: < 0 sharper, > 0 flatter prior", "", kText},
+    {"lambda_head", "prior", kReal, "0", -10, 10, "", "reward of wrong tokens in the top k", "",
+     kText},
+    {"lambda_tail", "prior", kReal, "0", -10, 10, "", "reward of wrong tokens outside it", "",
+     kText},
+    {"k", "prior", kInt, "100", 1, 1e7, "tokens", "size of the head", "", kText},
+    {"shape", "prior", kOneOf, "factor", 0, 0, "", "which print of Eq. 11", "factor|exponent",
+     kText},
+
+    {"groups", "rl", kInt, "8", 1, 1e6, "problems", "kept problems of one rollout batch", "", kRl},
+    {"group_size", "rl", kInt, "16", 2, 4096, "samples", "answers per problem (G)", "", kRl},
+    {"max_rounds", "rl", kInt, "10", 1, 1e6, "rounds",
+     "sampling rounds in which uniform groups are replaced", "", kRl},
+    {"updates", "rl", kInt, "1", 1, 1024, "steps", "optimizer steps per rollout batch", "", kRl},
+    {"max_new_tokens", "rl", kInt, "64", 1, 1e7, "tokens", "longest answer", "", kRl},
+    {"max_new_tokens_late", "rl", kInt, "0", 0, 1e7, "tokens",
+     "longest answer from step late_step on; 0 = no change", "", kRl},
+    {"late_step", "rl", kInt, "0", 0, 1e12, "steps", "see max_new_tokens_late", "", kRl},
+    {"temperature", "rl", kReal, "1", 0.01, 100, "", "of sampling, and of the loss with it", "",
+     kRl},
+    {"advantage", "rl", kOneOf, "std", 0, 0, "", "divide by the group's standard deviation or not",
+     "std|nostd", kRl},
+    {"aggregation", "rl", kOneOf, "token_mean", 0, 0, "", "how token losses are averaged",
+     "token_mean|seq_mean|constant", kRl},
+    {"clip_low", "rl", kReal, "0.2", 0, 1, "", "ratio clipped below 1 - clip_low", "", kRl},
+    {"clip_high", "rl", kReal, "0.28", 0, 100, "", "ratio clipped above 1 + clip_high", "", kRl},
+};
+
+} // namespace
+
+KeyTable train_keys() {
+    KeyTable table{kSynopsis, {"pretrain", "midtrain", "rl"}, kRunKeys};
+    table.keys.insert(table.keys.end(), kStageKeys.begin(), kStageKeys.end());
+    return table;
+}
+
+std::string embedded_recipe() {
+    return
+#include "embedded_recipe.inc"
+        ;
+}
+
+Recipe read_train_recipe(const std::vector<std::string>& arguments) {
+    Recipe recipe(train_keys());
+    const std::vector<std::string> words = recipe.read_arguments(arguments);
+    if (!words.empty())
+        usage_error("unexpected word \"" + words[0] + "\"", "a flag is written -key value; see -h");
+    const std::string file = recipe.text("", "recipe");
+    if (file.empty()) recipe.read_text(embedded_recipe(), "embedded recipe");
+    else recipe.read_text(read_file(file), file);
+    return recipe;
+}
+
+ModelConfig recipe_model(const Recipe& recipe, int vocab) {
+    ModelConfig c = model_preset(recipe.text("", "model"));
+    auto override_int = [&](const char* key, int* field, int64_t unset) {
+        const int64_t value = recipe.integer("", key);
+        if (value != unset) *field = int(value);
+    };
+    override_int("layers", &c.layers, 0);
+    override_int("channels", &c.channels, 0);
+    override_int("ffn", &c.ffn, 0);
+    override_int("heads", &c.heads, 0);
+    override_int("kv_heads", &c.kv_heads, 0);
+    override_int("head_dim", &c.head_dim, 0);
+    override_int("experts", &c.experts, -1);
+    override_int("experts_per_token", &c.experts_per_token, 0);
+    override_int("expert_ffn", &c.expert_ffn, 0);
+    c.vocab = vocab;
+    override_int("vocab", &c.vocab, 0);
+    if (c.vocab < vocab)
+        usage_error(format("model: vocab = %d, but the tokenizer has %d tokens", c.vocab, vocab),
+                    "leave -vocab at 0 or raise it");
+    if (recipe.text("", "tied") != "preset") c.tied = recipe.text("", "tied") == "yes";
+    c.norm_eps = recipe.real("", "norm_eps");
+    c.router_scale = recipe.real("", "router_scale");
+    check_config(c);
+    return c;
+}
+
+LossShape recipe_loss(const Recipe& recipe, const std::string& stage, int vocab) {
+    LossShape shape{};
+    shape.V = vocab;
+    shape.temperature = 1;
+    if (stage == "rl") {
+        shape.k = 1;
+        shape.temperature = recipe.real(stage, "temperature");
+        shape.clip_low = recipe.real(stage, "clip_low");
+        shape.clip_high = recipe.real(stage, "clip_high");
+        return shape;
+    }
+    shape.k = int(recipe.integer(stage, "k"));
+    shape.beta = recipe.real(stage, "beta");
+    if (shape.beta <= -1)
+        usage_error(format("[%s] beta = %g: expected > -1", stage.c_str(), shape.beta),
+                    "at -1 the gradient of a certain token no longer vanishes (doc/equations.md)");
+    shape.lambda_head = recipe.real(stage, "lambda_head");
+    shape.lambda_tail = recipe.real(stage, "lambda_tail");
+    shape.form =
+        recipe.text(stage, "shape") == "factor" ? RewardForm::factor : RewardForm::exponent;
+    return shape;
+}

@@ -1,0 +1,45 @@
+// RL as a stage: the batch is sampled from the model itself, graded, and weighted by GRPO.
+#pragma once
+#include "llmc/data/problems.h"
+#include "llmc/rollout/evaluate.h"
+#include "llmc/train/stage.h"
+
+class RlStage : public Stage {
+  public:
+    // The engine works on `model`'s own weights: nothing is copied.
+    RlStage(const Recipe& recipe, Ctx& ctx, const Model& model, const Tokenizer& tokenizer,
+            const std::string& run);
+    // Kept groups of fresh rollouts, or the next part of them where updates > 1. No micro-batch at all
+    // where no group in max_rounds had both right and wrong answers.
+    void next_batch(int64_t step, StageBatch& batch) override;
+    bool can_checkpoint() const override { return pending_.empty(); }
+    Json state() const override;
+    void restore(const Json& state) override;
+
+  private:
+    struct Sequence { // one kept answer
+        std::vector<int32_t> prompt, answer;
+        std::vector<float> logp;
+        double advantage;
+    };
+    using Group = std::vector<Sequence>;
+    void roll_out(int64_t step, Json& metrics);
+    void keep_group(const Problem& problem, const Answer* answers);
+    void pack(const std::vector<Group>& groups, StageBatch& batch) const;
+    void save_samples(int64_t step, const std::vector<Problem>& problems,
+                      const std::vector<Answer>& answers);
+
+    const Tokenizer& tokenizer_;
+    const std::string run_;
+    ProblemSet problems_;
+    Engine engine_;
+    const int groups_, group_size_, updates_;
+    int64_t next_problem_ = 0;
+    std::vector<Group> kept_;
+    std::vector<std::vector<Group>> pending_; // parts not yet given out, the last one first
+    std::string samples_;
+};
+
+// Longest sequence (prompt and answer) the RL stage and the evaluation may make.
+int longest_sequence(const Recipe& recipe);
+EngineSettings engine_settings(const Recipe& recipe);

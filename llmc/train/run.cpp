@@ -1,0 +1,299 @@
+// The loop. Contract: run.h. What is said after a stage is in evaluation.cpp.
+#include "llmc/train/run.h"
+
+#include "llmc/core/error.h"
+#include "llmc/core/file.h"
+#include "llmc/device/gemm.h"
+#include "llmc/ops/moe.h"
+#include "llmc/train/keys.h"
+#include "llmc/train/micro_batch.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+volatile std::sig_atomic_t stop_requested = 0;
+
+namespace {
+
+// Keys that do not change what is computed: they may differ between a run and its resumption.
+const std::vector<std::string> kFreeKeys = {
+    "recipe",           "name",      "runs",       "stages",   "threads", "keep",
+    "checkpoint_every", "log_every", "stop_after", "recompute"};
+
+bool is_free_key(const std::string& name) {
+    return std::find(kFreeKeys.begin(), kFreeKeys.end(), name) != kFreeKeys.end();
+}
+
+// The lines of a resolved recipe that count.
+std::vector<std::string> binding_lines(const std::string& resolved) {
+    std::vector<std::string> lines;
+    std::string section;
+    for (const std::string& line : split_text(resolved, '\n')) {
+        if (!line.empty() && line[0] == '[') section = line + " ";
+        const std::string key = trim_text(line.substr(0, line.find('=')));
+        if (!key.empty() && line[0] != '[' && !is_free_key(key)) lines.push_back(section + line);
+    }
+    return lines;
+}
+
+void request_stop(int) { stop_requested = 1; }
+
+} // namespace
+
+std::string run_name(const Recipe& recipe) {
+    if (!recipe.text("", "name").empty()) return recipe.text("", "name");
+    std::string name = recipe.text("", "recipe");
+    if (name.empty()) name = "embedded.ini";
+    name = name.substr(name.find_last_of('/') + 1);
+    name = name.substr(0, name.rfind('.'));
+    for (const auto& [key, value] : recipe.flags())
+        if (!is_free_key(key)) name += "_" + key + "=" + value;
+    for (char& c : name)
+        if (!std::isalnum(static_cast<unsigned char>(c)) && !std::strchr("._=-+", c)) c = '-';
+    if (name.size() > 120)
+        name = name.substr(0, 100) + "_" + hash_text(hash64(name.data(), name.size()));
+    return name;
+}
+
+Run::Run(const Recipe& recipe) : recipe_(recipe) {
+    for (const std::string& name : split_text(recipe.text("", "stages"), ',')) {
+        const std::string stage = trim_text(name);
+        const auto& known = train_keys().sections;
+        if (std::find(known.begin(), known.end(), stage) == known.end())
+            usage_error("stages: unknown stage \"" + stage + "\"",
+                        "the stages are pretrain, midtrain and rl");
+        stage_names_.push_back(stage);
+    }
+    open_folder();
+    check_recipe();
+    const std::string device = recipe.text("", "device");
+    ctx_ = std::make_unique<Ctx>(device == "ref" ? Backend::ref : Backend::cpu,
+                                 int(recipe.integer("", "threads")));
+    const std::string from = recipe.text("", "from");
+    ModelConfig config =
+        from.empty() ? recipe_model(recipe, tokenizer_.vocab_size()) : read_config(from);
+    int64_t rows = 0;
+    for (const std::string& stage : stage_names_) {
+        const int64_t context =
+            stage == "rl" ? longest_sequence(recipe) : recipe.integer(stage, "context");
+        config.max_positions = std::max(config.max_positions, int(context));
+        rows =
+            std::max(rows, (std::max(recipe.integer("", "pass_rows"), context) + 255) / 256 * 256);
+    }
+    config.max_positions = std::max(config.max_positions, longest_sequence(recipe));
+    if (config.vocab < tokenizer_.vocab_size())
+        fatal(format("%s: vocabulary %d, the tokenizer has %d", from.c_str(), config.vocab,
+                     tokenizer_.vocab_size()),
+              "start from a checkpoint made with the byte tokenizer");
+    model_ = std::make_unique<Model>(*ctx_, config);
+    optimizer_ = std::make_unique<Optimizer>(*ctx_, *model_);
+    pass_ = std::make_unique<TrainPass>(*ctx_, *model_,
+                                        PassSettings{rows, recipe.integer("", "loss_rows"), true,
+                                                     recipe.text("", "recompute") == "yes"});
+    start_or_resume();
+}
+
+Run::~Run() {
+    if (lock_ >= 0) ::close(lock_);
+}
+
+void Run::open_folder() {
+    folder_ = recipe_.text("", "runs") + "/" + run_name(recipe_);
+    make_directories(folder_ + "/ckpt");
+    lock_ = ::open((folder_ + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (lock_ < 0 || ::flock(lock_, LOCK_EX | LOCK_NB) != 0)
+        fatal(folder_ + ": another process is running in this folder",
+              "wait for it, stop it, or choose another -name");
+}
+
+void Run::check_recipe() {
+    const std::string path = folder_ + "/recipe.ini", now = recipe_.resolved();
+    if (path_exists(path)) {
+        const std::vector<std::string> before = binding_lines(read_file(path)),
+                                       lines = binding_lines(now);
+        for (size_t i = 0; i < std::max(before.size(), lines.size()); i++) {
+            const std::string was = i < before.size() ? before[i] : "nothing";
+            const std::string is = i < lines.size() ? lines[i] : "nothing";
+            if (was != is)
+                fatal(folder_ + " was made by another recipe: there " + was + ", now " + is,
+                      "give this run its own -name, or remove the folder");
+        }
+    }
+    write_file_atomic(path, now);
+}
+
+void Run::start_or_resume() {
+    std::vector<std::string> warnings;
+    const Json state = load_checkpoint(folder_, {*model_, *optimizer_, tokenizer_}, &warnings);
+    uint64_t metrics_bytes = 0;
+    if (!state.is_null()) {
+        position_ = {state.at("stage").get<size_t>(), state.at("step").get<int64_t>(),
+                     state.at("global_step").get<int64_t>(), state.at("tokens").get<int64_t>(),
+                     state.at("skipped").get<int64_t>()};
+        stage_state_ = state.at("stage_state");
+        metrics_bytes = state.at("metrics_bytes").get<uint64_t>();
+        last_saved_ = position_.global_step;
+    } else if (!recipe_.text("", "from").empty()) {
+        load_weights(*model_, recipe_.text("", "from"));
+    } else {
+        init_params(model_->weights, model_->table, model_->config,
+                    uint64_t(recipe_.integer("", "seed")), recipe_.real("", "init_std"));
+    }
+    log_ = std::make_unique<RunLog>(folder_, metrics_bytes, recipe_.integer("", "log_every"));
+    for (const std::string& warning : warnings) log_->say("warning: " + warning);
+    describe();
+    if (!state.is_null() && position_.stage < stage_names_.size())
+        log_->say(format("resumed at %s step %ld", stage_names_[position_.stage].c_str(),
+                         long(position_.step)));
+}
+
+void Run::describe() const {
+    const ModelConfig& c = model_->config;
+    const ParameterCounts n = count_parameters(c);
+    log_->say(format("run      %s", folder_.c_str()));
+    log_->say(format("device   %s, %d threads, GEMM %s", backend_name(ctx_->backend), ctx_->threads,
+                     ctx_->backend == Backend::cpu ? gemm_library() : "plain loops"));
+    std::string shape = format("%d layers, %d wide, %d heads / %d kv of %d", c.layers, c.channels,
+                               c.heads, c.kv_heads, c.head_dim);
+    shape +=
+        c.moe() ? format(", %d experts of %d, top %d", c.experts, c.expert_ffn, c.experts_per_token)
+                : format(", ffn %d", c.ffn);
+    log_->say("model    " + shape + format(", vocabulary %d", c.vocab));
+    log_->say(format(
+        "         %.3f M parameters, %.3f M without embeddings%s", double(n.total) / 1e6,
+        double(n.non_embedding) / 1e6,
+        c.moe() ? format(", %.3f M active", double(n.active_non_embedding) / 1e6).c_str() : ""));
+    log_->say(format("memory   %.1f MiB weights, gradients and moments, %.1f MiB activations",
+                     4 * double(model_->bytes()) / (1 << 20), double(pass_->bytes()) / (1 << 20)));
+}
+
+std::unique_ptr<Stage> Run::make_stage(const std::string& name) {
+    if (name == "rl")
+        return std::make_unique<RlStage>(recipe_, *ctx_, *model_, tokenizer_, folder_);
+    return std::make_unique<TextStage>(recipe_, name, model_->config, tokenizer_);
+}
+
+int Run::train() {
+    struct sigaction action {};
+    action.sa_handler = request_stop;
+    ::sigaction(SIGINT, &action, nullptr);
+    ::sigaction(SIGTERM, &action, nullptr);
+    while (position_.stage < stage_names_.size())
+        if (!run_stage()) {
+            log_->say(format("stopped at %s step %ld; the same command continues",
+                             stage_names_[position_.stage].c_str(), long(position_.step)));
+            return 0;
+        }
+    print_table();
+    log_->say("complete: " + folder_);
+    return 0;
+}
+
+bool Run::run_stage() {
+    const std::string name = stage_names_[position_.stage];
+    stage_ = make_stage(name);
+    if (!stage_state_.is_null()) stage_->restore(stage_state_);
+    stage_state_ = nullptr;
+    if (position_.step == 0) {
+        model_->set_rope_base(stage_->rope_base);
+        if (name == "rl") optimizer_->reset(); // another objective: its moments start anew
+    }
+    const int64_t every = recipe_.integer("", "checkpoint_every");
+    const int64_t limit = recipe_.integer("", "stop_after");
+    while (position_.step < stage_->steps) {
+        train_step(*stage_);
+        steps_here_++;
+        const bool stop = stop_requested || (limit > 0 && steps_here_ >= limit);
+        const bool due = every > 0 && position_.global_step - last_saved_ >= every;
+        if ((stop || due) && stage_->can_checkpoint() && position_.step < stage_->steps) {
+            save(false);
+            if (stop) return false;
+        }
+    }
+    evaluate_stage(name);
+    stage_.reset();
+    position_.stage++;
+    position_.step = 0;
+    save(true);
+    return position_.stage == stage_names_.size() ||
+           !(stop_requested || (limit > 0 && steps_here_ >= limit));
+}
+
+void Run::train_step(Stage& stage) {
+    StageBatch batch;
+    stage.next_batch(position_.step, batch);
+    const OptimizerSettings settings = stage.optimizer(position_.step);
+    pass_->zero_grads();
+    MicroBatchViews views;
+    StatSums sums;
+    for (const MicroBatch& micro : batch.micro) {
+        views.fill(*ctx_, micro);
+        pass_->forward(views.batch, true);
+        pass_->loss_backward(views.stats, views.targets, views.scale, views.old_logp, stage.loss);
+        sums.add(micro, views.stats, stage.loss, tokenizer_);
+    }
+    position_.step++;
+    position_.global_step++;
+    position_.tokens += batch.tokens;
+    Json line = {{"kind", "step"},
+                 {"stage", stage.name},
+                 {"step", position_.step},
+                 {"global_step", position_.global_step},
+                 {"tokens", position_.tokens},
+                 {"lr", settings.lr}};
+    double norm = 0;
+    const bool finite = std::isfinite(sums.sum[kStatCe]);
+    if (!batch.micro.empty() && finite)
+        norm = optimizer_->update(*ctx_, *model_, pass_->grads(), settings);
+    sums.write(line);
+    line["grad_norm"] = norm;
+    if (!finite || !std::isfinite(norm)) {
+        position_.skipped++;
+        bad_in_a_row_++;
+        line["skipped"] = position_.skipped;
+    } else {
+        bad_in_a_row_ = 0;
+        const ModelConfig& c = model_->config;
+        double worst = 0, mean = 0;
+        int dead = 0;
+        for (int l = 0; l < c.layers && c.moe(); l++) {
+            const View counts = pass_->expert_counts().slice_rows(l, 1);
+            const int32_t* count = counts.as<int32_t>();
+            worst = std::max(worst, max_violation(count, c.experts));
+            mean += max_violation(count, c.experts) / c.layers;
+            dead += int(std::count(count, count + c.experts, 0));
+            if (stage.bias_rate > 0 && !batch.micro.empty())
+                moe_bias_update(*ctx_, model_->weights.block(l).router_bias,
+                                make_view(counts.data, Dtype::i32, "counts", c.experts),
+                                stage.bias_rate);
+        }
+        if (c.moe())
+            line.update({{"max_vio", worst}, {"max_vio_mean", mean}, {"idle_experts", dead}});
+    }
+    line.update(batch.metrics);
+    log_->metrics(line);
+    log_->progress(stage.name, position_.step, stage.steps, line, batch.work);
+    if (bad_in_a_row_ >= stage.bad_steps)
+        fatal(format("%s: %ld steps in a row had a non-finite loss or gradient", stage.name.c_str(),
+                     long(bad_in_a_row_)),
+              "lower lr or look at the data; the last good checkpoint is in " + folder_ + "/ckpt");
+}
+
+void Run::save(bool stage_end) {
+    log_->flush_to_disk();
+    Json state = {{"stage", position_.stage},
+                  {"step", position_.step},
+                  {"global_step", position_.global_step},
+                  {"tokens", position_.tokens},
+                  {"skipped", position_.skipped},
+                  {"stage_end", stage_end},
+                  {"metrics_bytes", log_->metrics_bytes()},
+                  {"stage_state", stage_ ? stage_->state() : Json(nullptr)}};
+    if (stage_end) state["after"] = stage_names_[position_.stage - 1];
+    save_checkpoint(folder_, position_.global_step, state, {*model_, *optimizer_, tokenizer_},
+                    int(recipe_.integer("", "keep")));
+    last_saved_ = position_.global_step;
+}

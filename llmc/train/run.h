@@ -1,0 +1,58 @@
+// A run: one folder, one recipe, one model, one loop over its stages.
+#pragma once
+#include "llmc/train/checkpoint.h"
+#include "llmc/train/rl_stage.h"
+#include "llmc/train/run_log.h"
+
+#include <csignal>
+
+class Run {
+  public:
+    explicit Run(const Recipe& recipe);
+    ~Run();
+
+    // Runs or resumes to the end, or to the first SIGINT or SIGTERM, which save and return. Returns the exit
+    // code, 0 in both cases.
+    int train();
+
+  private:
+    // Where the run stands; with the weights and Adam's moments this is the checkpoint.
+    struct Position {
+        size_t stage = 0;
+        int64_t step = 0, global_step = 0, tokens = 0, skipped = 0;
+    };
+
+    void open_folder();
+    void check_recipe();
+    void start_or_resume();
+    void describe() const;
+    std::unique_ptr<Stage> make_stage(const std::string& name);
+    bool run_stage(); // false: interrupted
+    void train_step(Stage& stage);
+    void save(bool stage_end);
+    void evaluate_stage(const std::string& name); // evaluation.cpp
+    void validate(Json& line);
+    void print_table() const;
+
+    const Recipe recipe_;
+    std::string folder_;
+    int lock_ = -1;
+    Tokenizer tokenizer_;
+    std::vector<std::string> stage_names_;
+    std::unique_ptr<Ctx> ctx_;
+    std::unique_ptr<Model> model_;
+    std::unique_ptr<Optimizer> optimizer_;
+    std::unique_ptr<TrainPass> pass_;
+    std::unique_ptr<RunLog> log_;
+    std::unique_ptr<Stage> stage_;
+    Position position_;
+    Json stage_state_; // of the checkpoint, for the stage to restore
+    int64_t bad_in_a_row_ = 0, steps_here_ = 0;
+    int64_t last_saved_ = -1;
+};
+
+// The run folder's name: -name, or the recipe's with every flag that changes what is computed, so that the
+// same command finds the same run and another one does not.
+std::string run_name(const Recipe& recipe);
+
+extern volatile std::sig_atomic_t stop_requested; // set by SIGINT and SIGTERM

@@ -1,0 +1,64 @@
+// Contract: stage.h. The RL stage is in rl_stage.cpp.
+#include "llmc/train/stage.h"
+
+#include "llmc/core/error.h"
+#include "llmc/core/file.h"
+#include "llmc/core/rng.h"
+#include "llmc/train/keys.h"
+#include "llmc/train/schedule.h"
+
+#include <algorithm>
+
+Stage::Stage(const Recipe& recipe, const std::string& stage_name, const ModelConfig& config)
+    : name(stage_name), loss(recipe_loss(recipe, stage_name, config.vocab)),
+      steps(recipe.integer(stage_name, "steps")), bias_rate(recipe.real(stage_name, "bias_rate")),
+      rope_base(recipe.real(stage_name, "rope_base")),
+      bad_steps(recipe.integer(stage_name, "bad_steps")), recipe_(recipe) {}
+
+OptimizerSettings Stage::optimizer(int64_t step) const {
+    const int64_t decay = std::min(recipe_.integer(name, "decay"), steps);
+    const Schedule schedule{recipe_.integer(name, "warmup"),
+                            steps - decay,
+                            decay,
+                            recipe_.real(name, "lr"),
+                            recipe_.real(name, "lr_end"),
+                            decay_shape(recipe_.text(name, "decay_shape"))};
+    return {learning_rate(schedule, step),      recipe_.real(name, "beta1"),
+            recipe_.real(name, "beta2"),        recipe_.real(name, "eps"),
+            recipe_.real(name, "weight_decay"), recipe_.real(name, "clip")};
+}
+
+StreamOptions stream_options(const Recipe& recipe, const std::string& stage, Split split) {
+    return {recipe.integer(stage, "context"), recipe.text(stage, "doc_mask") == "yes",
+            mix(uint64_t(recipe.integer("", "seed")), hash64(stage.data(), stage.size())), split,
+            recipe.real("", "val_fraction")};
+}
+
+TextStage::TextStage(const Recipe& recipe, const std::string& stage, const ModelConfig& config,
+                     const Tokenizer& tokenizer)
+    : Stage(recipe, stage, config),
+      stream_(recipe.text(stage, "data"), stream_options(recipe, stage, Split::train), tokenizer),
+      batch_rows_(recipe.integer(stage, "batch")), context_(recipe.integer(stage, "context")) {
+    micro_rows_ = std::clamp<int64_t>(recipe.integer("", "pass_rows") / context_, 1, batch_rows_);
+    const int64_t tokens = recipe.integer(stage, "tokens"), per_step = batch_rows_ * context_;
+    if (steps == 0) steps = (tokens + per_step - 1) / per_step;
+    if (steps == 0) usage_error("[" + stage + "] has neither steps nor tokens", "set one of them");
+}
+
+void TextStage::next_batch(int64_t, StageBatch& batch) {
+    batch.tokens = 0;
+    batch.work = batch_rows_ * context_;
+    const int64_t count = (batch_rows_ + micro_rows_ - 1) / micro_rows_;
+    batch.micro.resize(count);
+    PackedRows rows;
+    for (int64_t i = 0; i < count; i++) {
+        stream_.next_rows(std::min(micro_rows_, batch_rows_ - i * micro_rows_), rows);
+        MicroBatch& m = batch.micro[i];
+        m.tokens = rows.tokens;
+        m.targets = rows.targets;
+        m.positions = rows.positions;
+        m.doc_start = rows.doc_start;
+        for (int32_t target : m.targets) batch.tokens += target != kIgnoredTarget;
+    }
+    for (MicroBatch& m : batch.micro) m.scale.assign(m.tokens.size(), 1.0 / double(batch.tokens));
+}

@@ -1,0 +1,61 @@
+// A stage is data, weights of rows and a schedule; the loop (loop.cpp) is one for all three.
+#pragma once
+#include "llmc/core/recipe.h"
+#include "llmc/data/stream.h"
+#include "llmc/model/train_pass.h"
+#include "llmc/train/optimizer.h"
+
+#include <memory>
+
+// Rows of one forward and backward. Vectors of N; old_logp is empty outside RL.
+struct MicroBatch {
+    std::vector<int32_t> tokens, targets, positions, doc_start;
+    std::vector<double> scale, old_logp;
+};
+
+struct StageBatch {
+    std::vector<MicroBatch> micro;
+    int64_t tokens = 0;            // rows with a target
+    int64_t work = 0;              // tokens processed, rollouts included: what tok/s counts
+    Json metrics = Json::object(); // the stage's own entries of the metrics line
+};
+
+class Stage {
+  public:
+    Stage(const Recipe& recipe, const std::string& name, const ModelConfig& config);
+    virtual ~Stage() = default;
+
+    // The batch of optimizer step `step` (0-based within the stage).
+    virtual void next_batch(int64_t step, StageBatch& batch) = 0;
+    // True where state() together with the weights repeats what follows.
+    virtual bool can_checkpoint() const { return true; }
+    virtual Json state() const = 0;
+    virtual void restore(const Json& state) = 0;
+
+    const std::string name;
+    LossShape loss;
+    int64_t steps = 0;
+    double bias_rate, rope_base;
+    int64_t bad_steps;
+    OptimizerSettings optimizer(int64_t step) const; // with the scheduled learning rate
+
+  protected:
+    const Recipe& recipe_;
+};
+
+// Pre-training and mid-training: packed text, every target weighs 1 / (targets of the step).
+class TextStage : public Stage {
+  public:
+    TextStage(const Recipe& recipe, const std::string& name, const ModelConfig& config,
+              const Tokenizer& tokenizer);
+    void next_batch(int64_t step, StageBatch& batch) override;
+    Json state() const override { return stream_.state(); }
+    void restore(const Json& state) override { stream_.restore(state); }
+
+  private:
+    DataStream stream_;
+    int64_t batch_rows_, micro_rows_, context_;
+};
+
+// The stream options of a text stage or of validation.
+StreamOptions stream_options(const Recipe& recipe, const std::string& stage, Split split);
