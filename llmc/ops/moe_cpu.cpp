@@ -68,7 +68,7 @@ void cpu::router_backward(Ctx&, View dlogits, const View& dweights, const View& 
         std::fill_n(d, E, 0.0f);
         float sum = 0, dot = 0;
         for (int64_t k = 0; k < K; k++) sum += s[e[k]];
-        for (int64_t k = 0; k < K; k++) dot += g[k] * s[e[k]] / sum;
+        for (int64_t k = 0; k < K; k++) dot += g[k] * (s[e[k]] / sum);
         for (int64_t k = 0; k < K; k++) // (M4)
             d[e[k]] = float(scale) / sum * (g[k] - dot) * s[e[k]] * (1 - s[e[k]]);
     });

@@ -3,3 +3,4 @@
 #include "test/op_case.h"
 
 std::vector<OpCase> norm_cases();
+std::vector<OpCase> moe_cases();
