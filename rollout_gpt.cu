@@ -1,0 +1,307 @@
+// ./rollout: answers, grades and scores with a checkpoint. The work is llmc/rollout and llmc/model.
+#include "llmc/core/error.h"
+#include "llmc/core/file.h"
+#include "llmc/core/json.h"
+#include "llmc/core/recipe.h"
+#include "llmc/core/safetensors.h"
+#include "llmc/model/train_pass.h"
+#include "llmc/rollout/evaluate.h"
+#include "llmc/rollout/grader.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+
+namespace {
+
+const char* kSynopsis =
+    "./rollout generate -model FOLDER -prompt TEXT     samples answers to a prompt (or to "
+    "-problems)\n"
+    "./rollout evaluate -model FOLDER                  answers problems: Avg@n, Pass@k, Cons@n\n"
+    "./rollout score    -model FOLDER -prompt TEXT     log-probability of every token of a text\n"
+    "./rollout grade    -input FILE.jsonl              grades lines with \"answer\" and "
+    "\"response\"\n"
+    "\n"
+    "FOLDER is a Hugging Face checkpoint (config.json, model.safetensors) or a run folder: then "
+    "its\n"
+    "newest checkpoint counts. A sample depends on -seed, the prompt and the sample's number "
+    "only.\n";
+
+constexpr KeyType kInt = KeyType::integer, kReal = KeyType::real, kWord = KeyType::text,
+                  kOneOf = KeyType::choice;
+
+KeyTable rollout_keys() {
+    return {
+        kSynopsis,
+        {},
+        {{"model", "model", kWord, "", 0, 0, "folder", "checkpoint or run folder"},
+         {"device", "model", kOneOf, "auto", 0, 0, "",
+          "where to compute: cpu in fp32, ref in double (slow, the oracle)", "auto|cpu|ref"},
+         {"threads", "model", kInt, "0", 0, 1024, "threads", "0 = one per core"},
+         {"prompt", "input", kWord, "", 0, 0, "text", "generate, score: what to continue or score"},
+         {"problems", "input", kWord, "embedded:arithmetic", 0, 0, "source",
+          "evaluate, generate without -prompt: FILE.jsonl, embedded:arithmetic or embedded:chains"},
+         {"split", "input", kOneOf, "validation", 0, 0, "", "which embedded problems",
+          "train|validation"},
+         {"count", "input", kInt, "144", 1, 1e9, "problems", "at most this many"},
+         {"input", "input", kWord, "", 0, 0, "file",
+          "grade: one object per line with \"answer\" and \"response\""},
+         {"samples", "sampling", kInt, "16", 1, 65536, "samples", "answers per prompt: n"},
+         {"temperature", "sampling", kReal, "0.7", 0, 100, "", "0 = greedy; score: 1 unless set"},
+         {"top_p", "sampling", kReal, "0.95", 1e-6, 1, "",
+          "mass kept of the distribution; 1 = off"},
+         {"top_k", "sampling", kInt, "0", 0, 1e6, "tokens", "most likely tokens kept; 0 = off"},
+         {"max_new_tokens", "sampling", kInt, "64", 1, 1e6, "tokens", "longest answer"},
+         {"seed", "sampling", kInt, "1", 0, 1e15, "", "seed of the samples"},
+         {"decode_rows", "engine", kInt, "128", 1, 65536, "sequences", "decoded at a time"},
+         {"page_size", "engine", kInt, "32", 1, 4096, "tokens", "tokens of one KV cache page"},
+         {"out", "output", kWord, "", 0, 0, "file",
+          "JSONL: one line per answer; empty = generate prints text, the others a summary"}}};
+}
+
+std::string checkpoint_folder(const std::string& folder) {
+    if (folder.empty()) usage_error("no model", "-model FOLDER names a checkpoint or a run folder");
+    if (path_exists(folder + "/config.json")) return folder;
+    std::string newest;
+    if (is_directory(folder + "/ckpt"))
+        for (const std::string& name : list_directory(folder + "/ckpt")) { // sorted
+            const std::string path = folder + "/ckpt/" + name;
+            if (name.rfind("step_", 0) == 0 && path_exists(path + "/state.json")) newest = path;
+        }
+    if (newest.empty())
+        fatal(folder + ": neither config.json nor ckpt/step_* with a complete checkpoint",
+              "give a Hugging Face checkpoint or a run folder");
+    return newest;
+}
+
+struct LoadedModel {
+    Ctx ctx;
+    Tokenizer tokenizer;
+    Model model;
+
+    explicit LoadedModel(const Recipe& recipe)
+        : LoadedModel(recipe, checkpoint_folder(recipe.text("", "model"))) {}
+    LoadedModel(const Recipe& recipe, const std::string& folder)
+        : ctx(recipe.text("", "device") == "ref" ? Backend::ref : Backend::cpu,
+              int(recipe.integer("", "threads"))),
+          model(ctx, read_config(folder)) {
+        if (model.config.vocab != tokenizer.vocab_size())
+            fatal(format("%s: the model has %d tokens, this program's byte tokenizer %d",
+                         folder.c_str(), model.config.vocab, tokenizer.vocab_size()),
+                  "use a checkpoint that ./train made");
+        load_weights(model, folder);
+        std::fprintf(stderr, "model %s, %s, %d threads\n", folder.c_str(),
+                     backend_name(ctx.backend), ctx.threads);
+    }
+};
+
+SampleSettings sample_settings(const Recipe& recipe, const Tokenizer& tokenizer) {
+    return {recipe.real("", "temperature"),
+            recipe.real("", "top_p"),
+            int(recipe.integer("", "top_k")),
+            int(recipe.integer("", "max_new_tokens")),
+            tokenizer.end_of_text(),
+            uint64_t(recipe.integer("", "seed")),
+            0};
+}
+
+std::vector<Problem> read_problems(const Recipe& recipe) {
+    if (!recipe.text("", "prompt").empty()) return {{"prompt", recipe.text("", "prompt"), ""}};
+    const Split split = recipe.text("", "split") == "train" ? Split::train : Split::validation;
+    const ProblemSet set(recipe.text("", "problems"), split, 0, 0);
+    std::vector<Problem> problems;
+    const int64_t count = recipe.integer("", "count");
+    for (int64_t i = 0; i < count && (set.size() == 0 || i < set.size()); i++)
+        problems.push_back(set.problem(i));
+    return problems;
+}
+
+// Samples answers to `problems` and reports the speed on stderr.
+std::vector<Answer> answer(const Recipe& recipe, LoadedModel& loaded,
+                           const std::vector<Problem>& problems) {
+    int64_t longest_prompt = 0;
+    for (const Problem& p : problems)
+        longest_prompt =
+            std::max(longest_prompt, int64_t(loaded.tokenizer.encode(p.prompt).size()));
+    const int samples = int(recipe.integer("", "samples"));
+    const int64_t rows =
+        std::min(recipe.integer("", "decode_rows"), int64_t(problems.size()) * samples);
+    Engine engine(loaded.ctx, loaded.model,
+                  {int(rows), int(recipe.integer("", "page_size")),
+                   int(longest_prompt + recipe.integer("", "max_new_tokens"))});
+    const auto start = std::chrono::steady_clock::now();
+    std::vector<Answer> answers = answer_problems(engine, loaded.tokenizer, problems, samples, 0,
+                                                  sample_settings(recipe, loaded.tokenizer));
+    const double elapsed_s =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const EngineCounts counts = engine.counts();
+    std::fprintf(stderr,
+                 "%ld prompt tokens once, %ld sampled tokens in %ld steps, %.0f tok_per_s\n",
+                 long(counts.prefilled), long(counts.decoded), long(counts.steps),
+                 double(counts.decoded) / elapsed_s);
+    return answers;
+}
+
+Json answer_json(const Problem& problem, const Answer& a) {
+    Json line = {{"id", problem.id},
+                 {"sample", a.completion.sample},
+                 {"prompt", problem.prompt},
+                 {"response", a.text},
+                 {"finish", a.completion.finish == Finish::stop ? "stop" : "length"},
+                 {"logp", a.completion.logp}};
+    if (problem.answer.empty()) return line;
+    line["answer"] = problem.answer;
+    line["extracted"] = a.extracted ? Json(*a.extracted) : Json(nullptr);
+    line["right"] = a.right;
+    return line;
+}
+
+// Sampled bytes need not be UTF-8: what is not is replaced.
+std::string dump(const Json& line) {
+    return line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+void write_lines(const Recipe& recipe, const std::string& lines) {
+    if (!recipe.text("", "out").empty()) write_file_atomic(recipe.text("", "out"), lines);
+}
+
+int generate(const Recipe& recipe) {
+    LoadedModel loaded(recipe);
+    const std::vector<Problem> problems = read_problems(recipe);
+    std::string lines;
+    for (const Answer& a : answer(recipe, loaded, problems)) {
+        const Problem& problem = problems[a.completion.request];
+        lines += dump(answer_json(problem, a));
+        if (recipe.text("", "out").empty())
+            std::printf("--- %s, sample %d, %zu tokens, %s\n%s%s\n", problem.id.c_str(),
+                        a.completion.sample, a.completion.tokens.size(),
+                        a.completion.finish == Finish::stop ? "stop" : "length",
+                        problem.prompt.c_str(), a.text.c_str());
+    }
+    write_lines(recipe, lines);
+    return 0;
+}
+
+int evaluate(const Recipe& recipe) {
+    if (!recipe.text("", "prompt").empty())
+        usage_error("evaluate has no -prompt", "-problems names problems with answers");
+    LoadedModel loaded(recipe);
+    const std::vector<Problem> problems = read_problems(recipe);
+    const std::vector<Answer> answers = answer(recipe, loaded, problems);
+    std::string lines;
+    for (const Answer& a : answers) lines += dump(answer_json(problems[a.completion.request], a));
+    write_lines(recipe, lines);
+    const EvalResult r = summarize_answers(problems, answers, int(recipe.integer("", "samples")));
+    std::printf("problems           %d, %d samples each\n", r.problems, r.samples);
+    std::printf("Avg@%-14d %.4f\n", r.samples, r.avg);
+    for (const auto& [k, value] : r.pass) std::printf("Pass@%-13d %.4f\n", k, value);
+    std::printf("Cons@%-13d %.4f\n", r.samples, r.cons);
+    std::printf("with an answer     %.4f\n", r.answered);
+    std::printf("finished           %.4f\n", r.finished);
+    std::printf("mean length        %.2f tokens\n", r.mean_length);
+    std::printf("entropy            %.4f nats per token\n", r.entropy);
+    return 0;
+}
+
+// -ln p of every token of the prompt but the first, by the training forward.
+int score(const Recipe& recipe) {
+    const std::string text = recipe.text("", "prompt");
+    LoadedModel loaded(recipe);
+    std::vector<int32_t> tokens = loaded.tokenizer.encode(text);
+    if (tokens.size() < 2) usage_error("score: nothing to score", "-prompt with two bytes or more");
+    const int64_t N = int64_t(tokens.size());
+    if (N > loaded.model.config.max_positions)
+        fatal(format("score: %ld tokens, the model has %d positions", long(N),
+                     loaded.model.config.max_positions),
+              "score a shorter text");
+    std::vector<int32_t> positions(N), doc_start(N, 0), targets(N, kIgnoredTarget);
+    for (int64_t n = 0; n < N; n++) {
+        positions[n] = int32_t(n);
+        if (n + 1 < N) targets[n] = tokens[n + 1];
+    }
+    auto index = [&](std::vector<int32_t>& values, const char* name) {
+        return make_view(values.data(), Dtype::i32, name, N);
+    };
+    TrainPass pass(loaded.ctx, loaded.model, {N, std::min<int64_t>(N, 1024), false, false});
+    pass.forward(
+        {index(tokens, "tokens"), index(positions, "positions"), index(doc_start, "doc_start")},
+        false);
+    Buffer stats(loaded.ctx.dtype(), "stats", N, kLossStats);
+    LossShape shape{};
+    shape.V = loaded.model.config.vocab;
+    shape.k = 1;
+    if (recipe.is_set("", "temperature") && recipe.real("", "temperature") > 0)
+        shape.temperature = recipe.real("", "temperature");
+    else shape.temperature = 1;
+    pass.loss_forward(stats.view(), index(targets, "targets"), shape);
+    std::vector<double> values(size_t(stats.view().size()));
+    convert_values(stats.view().data, stats.view().dtype, values.data(), Dtype::f64,
+                   stats.view().size());
+    double ce = 0;
+    std::string lines;
+    for (int64_t n = 0; n + 1 < N; n++) {
+        const double logp = -values[size_t(n * kLossStats + kStatCe)];
+        const double entropy = values[size_t(n * kLossStats + kStatEntropy)];
+        ce -= logp;
+        lines += dump({{"token", targets[n]}, {"logp", logp}, {"entropy", entropy}});
+    }
+    write_lines(recipe, lines);
+    if (recipe.text("", "out").empty()) std::printf("%s", lines.c_str());
+    std::printf("tokens %ld, cross-entropy %.6f nats per token\n", long(N - 1), ce / double(N - 1));
+    return 0;
+}
+
+int grade(const Recipe& recipe) {
+    const std::string path = recipe.text("", "input");
+    if (path.empty()) usage_error("grade: no input", "-input FILE.jsonl");
+    std::string lines;
+    int number = 0, graded = 0, answered = 0, right = 0;
+    for (const std::string& line : split_text(read_file(path), '\n')) {
+        number++;
+        if (trim_text(line).empty()) continue;
+        const std::string where = format("%s:%d", path.c_str(), number);
+        Json row = json_parse(line, where);
+        for (const char* field : {"answer", "response"})
+            if (!row.is_object() || !row.contains(field) || !row[field].is_string())
+                fatal(where + ": no text \"" + field + "\"",
+                      "a line is an object with \"answer\" (the gold one) and \"response\"");
+        const auto extracted = extract_boxed(row["response"].get<std::string>());
+        const bool is_right =
+            extracted && answers_equal(row["answer"].get<std::string>(), *extracted);
+        row["extracted"] = extracted ? Json(*extracted) : Json(nullptr);
+        row["right"] = is_right;
+        graded++;
+        answered += extracted.has_value();
+        right += is_right;
+        lines += dump(row);
+    }
+    if (graded == 0) fatal(path + ": no line to grade", "is the file empty?");
+    write_lines(recipe, lines);
+    std::printf("responses %d, with an answer %d, right %d (%.4f)\n", graded, answered, right,
+                double(right) / graded);
+    return 0;
+}
+
+int rollout_main(int argc, char** argv) {
+    std::vector<std::string> arguments(argv + 1, argv + argc);
+    Recipe recipe(rollout_keys());
+    auto is_help = [](const std::string& a) { return a == "-h" || a == "-help" || a == "--help"; };
+    const size_t all = arguments.size();
+    std::erase_if(arguments, is_help);
+    const std::vector<std::string> words = recipe.read_arguments(arguments);
+    if (arguments.size() != all) {
+        std::printf("%s", recipe.usage().c_str());
+        return 0;
+    }
+    const std::pair<const char*, int (*)(const Recipe&)> commands[] = {
+        {"generate", generate}, {"evaluate", evaluate}, {"score", score}, {"grade", grade}};
+    if (words.size() == 1)
+        for (const auto& [name, run] : commands)
+            if (words[0] == name) return run(recipe);
+    usage_error(words.empty() ? "no command" : "no command \"" + words.back() + "\"",
+                "one of generate, evaluate, score, grade; ./rollout -h explains every key");
+}
+
+} // namespace
+
+int main(int argc, char** argv) { return run_main(rollout_main, argc, argv); }
