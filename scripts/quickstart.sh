@@ -1,0 +1,14 @@
+#!/bin/sh
+# The main job in one command: installs what is missing, builds, runs the three stages of the embedded
+# recipe, prints the table and writes report.html. Flags are passed to ./train, e.g. -beta -0.25. The
+# same command again resumes an interrupted run, or prints the table of a complete one.
+set -eu
+cd "$(dirname "$0")/.."
+
+sh scripts/setup.sh
+make -s -j"$(nproc)" train rollout
+./train "$@"
+# The folder is the one ./train just used: the newest log.
+run=$(ls -td runs/*/ | while read -r folder; do [ -f "$folder/metrics.jsonl" ] && echo "$folder" && break; done)
+python3 scripts/report.py "$run" -o report.html
+echo "report: report.html (from $run)"

@@ -1,0 +1,33 @@
+#!/bin/sh
+# Installs what the build needs and is missing. Debian 12, Ubuntu 24.04 and later; as root or with sudo.
+#   scripts/setup.sh        compiler, libraries, Python with matplotlib for the report
+set -eu
+
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "setup: this is no Debian or Ubuntu. Install by hand: g++ >= 12, make, oneDNN, xxHash," >&2
+    echo "       nlohmann-json, Catch2, Python 3 with matplotlib." >&2
+    exit 0
+fi
+
+packages="g++ make libdnnl-dev libxxhash-dev nlohmann-json3-dev catch2 python3 python3-matplotlib"
+missing=""
+for package in $packages; do
+    status=$(dpkg-query -W -f='${Status}' "$package" 2>/dev/null || true)
+    [ "$status" = "install ok installed" ] || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+sudo=""
+if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null 2>&1; then
+        echo "setup: missing:$missing" >&2
+        echo "setup: run as root, or install sudo, or install these packages by hand" >&2
+        exit 1
+    fi
+    sudo=sudo
+fi
+echo "setup: installing$missing"
+export DEBIAN_FRONTEND=noninteractive
+$sudo apt-get update -qq
+# shellcheck disable=SC2086
+$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null

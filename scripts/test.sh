@@ -1,0 +1,57 @@
+#!/bin/sh
+# Installs what is missing, builds with warnings as errors, runs every test, ends with "N passed, M failed".
+#   lint, unit tests, slow tests, golden vectors, the same unit tests under ASan and UBSan, resume tests
+set -u
+cd "$(dirname "$0")/.."
+sh scripts/setup.sh || exit 1
+
+passed=0
+failed=0
+
+# part NAME COMMAND...: one check that is passed or failed as a whole.
+part() {
+    name=$1
+    shift
+    echo "== $name"
+    if "$@"; then
+        passed=$((passed + 1))
+    else
+        echo "FAILED: $name"
+        failed=$((failed + 1))
+    fi
+}
+
+# counted NAME COMMAND...: adds the counts of the command's last "N passed, M failed" line.
+counted() {
+    name=$1
+    shift
+    echo "== $name"
+    log=$(mktemp)
+    "$@" >"$log" 2>&1
+    status=$?
+    line=$(grep -E '^[0-9]+ passed, [0-9]+ failed$' "$log" | tail -1)
+    if [ -z "$line" ]; then
+        tail -40 "$log"
+        echo "FAILED: $name ended without a result (exit $status)"
+        failed=$((failed + 1))
+    else
+        bad=$(echo "$line" | sed 's/.*, \([0-9]*\) failed/\1/')
+        passed=$((passed + $(echo "$line" | sed 's/ passed.*//')))
+        failed=$((failed + bad))
+        [ "$bad" -eq 0 ] && [ $status -eq 0 ] || tail -60 "$log"
+        if [ "$bad" -eq 0 ] && [ $status -ne 0 ]; then failed=$((failed + 1)); fi
+        echo "$line"
+    fi
+    rm -f "$log"
+}
+
+part "lint" make -s lint
+part "build" make -s -j"$(nproc)" train rollout golden bench build/tests
+counted "unit and slow tests" sh scripts/run_tests.sh build/tests
+counted "golden vectors" ./golden test/golden
+part "build with sanitizers" make -s -j"$(nproc)" build-asan/tests
+counted "unit tests under ASan and UBSan" sh scripts/run_tests.sh build-asan/tests '~[slow]'
+counted "resume after kill -9" sh test/resume.sh
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
