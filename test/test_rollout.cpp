@@ -1,0 +1,303 @@
+// The rollout engine (llmc/rollout/engine.h): what a sample may depend on, and on what not.
+#include "test/catch.h"
+
+#include "llmc/model/train_pass.h"
+#include "llmc/rollout/engine.h"
+#include "llmc/rollout/evaluate.h"
+#include "llmc/rollout/pages.h"
+
+#include <algorithm>
+#include <set>
+
+namespace {
+
+ModelConfig small_config(bool moe) {
+    ModelConfig c;
+    c.layers = 2;
+    c.channels = 48;
+    c.ffn = 80;
+    c.heads = 4;
+    c.kv_heads = 2;
+    c.head_dim = 16;
+    c.vocab = 61;
+    c.max_positions = 256;
+    if (moe) {
+        c.experts = 8;
+        c.experts_per_token = 3;
+        c.expert_ffn = 24;
+    }
+    return c;
+}
+
+struct Fixture {
+    Ctx ctx;
+    Model model;
+    Fixture(Backend backend, int threads, bool moe)
+        : ctx(backend, threads), model(ctx, small_config(moe)) {
+        init_params(model.weights, model.table, model.config, 7, 0.2); // far from uniform answers
+    }
+};
+
+// Prompts of 1 to 70 tokens, some sharing a length, with 1 to 9 samples each.
+std::vector<Request> some_requests() {
+    std::vector<Request> requests;
+    const int lengths[] = {5, 70, 1, 32, 33, 5, 16};
+    const int samples[] = {9, 3, 1, 4, 2, 5, 4};
+    for (int i = 0; i < 7; i++) {
+        std::vector<int32_t> prompt;
+        for (int t = 0; t < lengths[i]; t++) prompt.push_back((i * 13 + t * t * 7 + t) % 60);
+        requests.push_back({uint64_t(100 + i), prompt, samples[i]});
+    }
+    return requests;
+}
+
+SampleSettings settings(int max_new_tokens) {
+    return {0.8, 1, 0, max_new_tokens, /*stop_token=*/60, /*seed=*/3, /*step=*/11};
+}
+
+constexpr int kLongest = 120;
+
+void check_equal(const Completion& a, const Completion& b) {
+    CHECK(a.sample == b.sample);
+    CHECK(a.tokens == b.tokens);
+    CHECK(a.logp == b.logp); // bit for bit
+    CHECK(a.entropy == b.entropy);
+    CHECK(a.finish == b.finish);
+}
+
+void check_equal(const std::vector<Completion>& a, const std::vector<Completion>& b) {
+    REQUIRE(a.size() == b.size());
+    for (size_t i = 0; i < a.size(); i++) {
+        CHECK(a[i].request == b[i].request);
+        check_equal(a[i], b[i]);
+    }
+}
+
+// Log-prob and entropy of the completion's tokens from one training forward over prompt + answer.
+void check_against_training(Fixture& f, const std::vector<int32_t>& prompt, const Completion& c,
+                            double temperature) {
+    std::vector<int32_t> tokens = prompt;
+    tokens.insert(tokens.end(), c.tokens.begin(), c.tokens.end());
+    const int64_t N = int64_t(tokens.size());
+    std::vector<int32_t> targets(N, kIgnoredTarget), positions(N), doc_start(N, 0);
+    for (int64_t n = 0; n < N; n++) {
+        positions[n] = int32_t(n);
+        if (n + 1 < N) targets[n] = tokens[n + 1];
+    }
+    auto index = [&](std::vector<int32_t>& values) {
+        return make_view(values.data(), Dtype::i32, "index", N);
+    };
+    TrainPass pass(f.ctx, f.model, {N, 7, false, false}); // chunks of 7 rows of logits
+    pass.forward({index(tokens), index(positions), index(doc_start)}, false);
+    Buffer stats(f.ctx.dtype(), "stats", N, kLossStats);
+    LossShape shape{};
+    shape.V = f.model.config.vocab;
+    shape.k = 1;
+    shape.temperature = temperature;
+    pass.loss_forward(stats.view(), index(targets), shape);
+    for (size_t i = 0; i < c.tokens.size(); i++) {
+        const int64_t row = int64_t(prompt.size() + i) - 1;
+        auto stat = [&](LossStat which) {
+            const int64_t at = row * kLossStats + which;
+            return f.ctx.dtype() == Dtype::f64 ? float(stats.as<double>()[at])
+                                               : stats.as<float>()[at];
+        };
+        CHECK(c.logp[i] == -stat(kStatCe));
+        CHECK(c.entropy[i] == stat(kStatEntropy));
+    }
+}
+
+} // namespace
+
+TEST_CASE("rollout: log-probs are bit-equal to the training forward's", "[rollout]") {
+    const bool moe = GENERATE(false, true);
+    const Backend backend = GENERATE(Backend::cpu, Backend::ref);
+    CAPTURE(moe, backend_name(backend));
+    Fixture f(backend, 1, moe);
+    const std::vector<Request> requests = some_requests();
+    Engine engine(f.ctx, f.model, {6, 16, kLongest});
+    const std::vector<Completion> completions = engine.generate(requests, settings(24));
+    REQUIRE(completions.size() == 28);
+    for (size_t i = 0; i < completions.size(); i += 3)
+        check_against_training(f, requests[completions[i].request].prompt, completions[i], 0.8);
+}
+
+TEST_CASE("rollout: a sample does not depend on rows, page size, threads or company", "[rollout]") {
+    const bool moe = GENERATE(false, true);
+    CAPTURE(moe);
+    const std::vector<Request> requests = some_requests();
+    Fixture f(Backend::cpu, 1, moe);
+    Engine engine(f.ctx, f.model, {28, 16, kLongest});
+    const std::vector<Completion> want = engine.generate(requests, settings(40));
+
+    SECTION("fewer rows, other pages") {
+        for (auto [rows, page_size] : {std::pair(1, 16), {3, 5}, {17, 64}, {200, 1}}) {
+            CAPTURE(rows, page_size);
+            Engine other(f.ctx, f.model, {rows, page_size, kLongest});
+            check_equal(other.generate(requests, settings(40)), want);
+        }
+    }
+    SECTION("two threads") {
+        Fixture g(Backend::cpu, 2, moe);
+        Engine other(g.ctx, g.model, {5, 32, kLongest});
+        const std::vector<Completion> got =
+            other.generate({requests[0], requests[1]}, settings(12));
+        REQUIRE(got.size() == 12);
+        for (size_t i = 0; i < got.size(); i++)
+            CHECK(std::equal(got[i].logp.begin(), got[i].logp.end(), want[i].logp.begin()));
+    }
+    SECTION("requests one by one, last first, from an engine that was used before") {
+        for (size_t r = requests.size(); r-- > 0;) {
+            std::vector<Completion> expected;
+            for (const Completion& c : want)
+                if (c.request == r) expected.push_back(c);
+            const std::vector<Completion> got = engine.generate({requests[r]}, settings(40));
+            REQUIRE(got.size() == expected.size());
+            for (size_t i = 0; i < got.size(); i++) check_equal(got[i], expected[i]);
+        }
+    }
+    SECTION("the first samples of a larger group") {
+        Request larger = requests[0];
+        larger.samples += 6;
+        const std::vector<Completion> got = engine.generate({larger}, settings(40));
+        for (int i = 0; i < requests[0].samples; i++) check_equal(got[i], want[i]);
+    }
+    SECTION("a longer limit only continues") {
+        const std::vector<Completion> got = engine.generate(requests, settings(50));
+        for (size_t i = 0; i < want.size(); i++)
+            CHECK(std::equal(want[i].tokens.begin(), want[i].tokens.end(), got[i].tokens.begin()));
+    }
+}
+
+TEST_CASE("rollout: seed, step, prompt id and sample number change the sample", "[rollout]") {
+    Fixture f(Backend::cpu, 1, false);
+    Engine engine(f.ctx, f.model, {8, 16, kLongest});
+    const Request request = some_requests()[0];
+    const std::vector<Completion> base = engine.generate({request}, settings(40));
+    std::set<std::vector<int32_t>> distinct;
+    for (const Completion& c : base) distinct.insert(c.tokens);
+    CHECK(distinct.size() == base.size());
+    SampleSettings other_seed = settings(40), other_step = settings(40);
+    other_seed.seed++;
+    other_step.step++;
+    Request other_id = request;
+    other_id.prompt_id++;
+    CHECK(engine.generate({request}, other_seed)[0].tokens != base[0].tokens);
+    CHECK(engine.generate({request}, other_step)[0].tokens != base[0].tokens);
+    CHECK(engine.generate({other_id}, settings(40))[0].tokens != base[0].tokens);
+}
+
+TEST_CASE("rollout: a prompt is prefilled once and every page comes back", "[rollout]") {
+    Fixture f(Backend::cpu, 1, false);
+    const int rows = GENERATE(1, 4, 28);
+    Engine engine(f.ctx, f.model, {rows, 16, kLongest});
+    const std::vector<Request> requests = some_requests();
+    const int free_before = engine.free_pages();
+    const std::vector<Completion> completions = engine.generate(requests, settings(20));
+    int64_t prompt_tokens = 0, sampled = 0;
+    for (const Request& request : requests) prompt_tokens += int64_t(request.prompt.size());
+    for (const Completion& c : completions) sampled += int64_t(c.tokens.size());
+    CHECK(engine.counts().prefilled == prompt_tokens);
+    CHECK(engine.counts().decoded == sampled);
+    CHECK(engine.free_pages() == free_before);
+    if (rows == 28) CHECK(engine.counts().steps == 19); // all at once: the first token is free
+}
+
+TEST_CASE("rollout: a sample ends with the stop token or at the limit", "[rollout]") {
+    Fixture f(Backend::cpu, 1, false);
+    Engine engine(f.ctx, f.model, {8, 16, kLongest});
+    Request request = some_requests()[0];
+    request.samples = 64;
+    const int limit = GENERATE(1, 2, 30);
+    int stopped = 0;
+    for (const Completion& c : engine.generate({request}, settings(limit))) {
+        const auto stop = std::find(c.tokens.begin(), c.tokens.end(), 60);
+        CHECK(c.logp.size() == c.tokens.size());
+        CHECK(c.entropy.size() == c.tokens.size());
+        if (c.finish == Finish::stop) {
+            CHECK(stop + 1 == c.tokens.end());
+            stopped++;
+        } else {
+            CHECK(stop == c.tokens.end());
+            CHECK(int(c.tokens.size()) == limit);
+        }
+    }
+    if (limit == 30) CHECK(stopped > 0);
+}
+
+TEST_CASE("rollout: greedy takes the largest logit and reports it at temperature 1", "[rollout]") {
+    Fixture f(Backend::cpu, 1, false);
+    Engine engine(f.ctx, f.model, {8, 16, kLongest});
+    SampleSettings greedy = settings(20);
+    greedy.temperature = 0;
+    const Request request = some_requests()[3];
+    const std::vector<Completion> c = engine.generate({request}, greedy);
+    for (const Completion& other : c) CHECK(other.tokens == c[0].tokens);
+    check_against_training(f, request.prompt, c[0], 1);
+}
+
+TEST_CASE("rollout: what does not fit is refused before anything runs", "[rollout]") {
+    Fixture f(Backend::cpu, 1, false);
+    CHECK_THROWS_WITH(Engine(f.ctx, f.model, {4, 16, 257}), Contains("256 positions"));
+    Engine engine(f.ctx, f.model, {4, 16, 40});
+    CHECK_THROWS_WITH(engine.generate(some_requests(), settings(20)), Contains("70 tokens"));
+    CHECK(engine.generate({}, settings(20)).empty());
+}
+
+TEST_CASE("rollout: uniform numbers are in [0, 1) and differ in every coordinate", "[rollout]") {
+    std::set<double> seen;
+    double sum = 0;
+    for (int i = 0; i < 4; i++)
+        for (int sample = 0; sample < 16; sample++)
+            for (int position = 0; position < 64; position++) {
+                const double u =
+                    sample_uniform(uint64_t(i % 2), 5, uint64_t(i / 2), sample, position);
+                CHECK((u >= 0 && u < 1));
+                sum += u;
+                seen.insert(u);
+            }
+    CHECK(seen.size() == 4096);
+    CHECK(sum / 4096 == Approx(0.5).margin(0.02)); // standard error 0.0045
+}
+
+TEST_CASE("pages: a shared page is free again after its last release", "[rollout]") {
+    PageTable pages(3);
+    const int a = pages.take(), b = pages.take();
+    CHECK(a != b);
+    pages.share(a);
+    pages.release(a);
+    CHECK(pages.free_pages() == 1);
+    pages.release(a);
+    CHECK(pages.free_pages() == 2);
+    const int c = pages.take(), d = pages.take();
+    CHECK(std::set<int>{b, c, d} == std::set<int>{0, 1, 2});
+    CHECK(pages.free_pages() == 0);
+}
+
+TEST_CASE("evaluate: estimates follow from the graded answers", "[rollout]") {
+    // Two problems, four samples: 3 of 4 right; 0 of 4 with one missing answer.
+    const std::vector<Problem> problems = {{"a", "?", "5"}, {"b", "?", "1/2"}};
+    auto answer = [](const char* text, bool right, Finish finish) {
+        Answer a;
+        if (*text) a.extracted = text;
+        a.right = right;
+        a.completion.tokens = {1, 2};
+        a.completion.entropy = {0.5f, 1.5f};
+        a.completion.finish = finish;
+        return a;
+    };
+    const std::vector<Answer> answers = {
+        answer("5", true, Finish::stop),    answer("5.0", true, Finish::stop),
+        answer("6", false, Finish::stop),   answer("\\frac{10}{2}", true, Finish::stop),
+        answer("0.4", false, Finish::stop), answer("", false, Finish::length),
+        answer("2/5", false, Finish::stop), answer("3", false, Finish::stop)};
+    const EvalResult r = summarize_answers(problems, answers, 4);
+    CHECK(r.avg == 3.0 / 8);
+    CHECK(r.cons == 0.5); // 5, 5.0 and 10/2 are one cluster
+    REQUIRE(r.pass.size() == 3);
+    CHECK(r.pass[1].second == Approx(0.5)); // k = 2: a pair of wrong answers is impossible in a
+    CHECK(r.answered == 7.0 / 8);
+    CHECK(r.finished == 7.0 / 8);
+    CHECK(r.mean_length == 2);
+    CHECK(r.entropy == 1);
+}
