@@ -1,6 +1,6 @@
-// ops/moe: what the op cases cannot say. The load-balance simulation is that of Wang et al., arXiv
-// 2408.15664, with a frozen router: logits N(mu_e, 0.64^2), mu_e from N(0, 0.3^2), 384 experts, 12 per
-// token, 4096 tokens per step.
+// ops/moe: what the op cases cannot say. The load-balance simulation is that of Wang et al.,
+// arXiv 2408.15664, with a frozen router: logits N(mu_e, 0.64^2), mu_e from N(0, 0.3^2), 384
+// experts, 12 per token, 4096 tokens per step.
 #include "llmc/core/rng.h"
 #include "llmc/device/buffer.h"
 #include "llmc/ops/moe.h"

@@ -44,8 +44,8 @@ void ref::router_backward(Ctx&, View dlogits, const View& dweights, const View& 
         const int32_t* e = experts.as<int32_t>() + n * K;
         const double* g = dweights.as<double>() + n * K;
         std::fill_n(d, dlogits.shape[1], 0.0);
-        // dot = sum of g times the share of the selected sum. The share is formed first: at K = 1 it
-        // is 1 and the gradient exactly 0, not rounding noise that AdamW would scale up.
+        // dot = sum of g times the share of the selected sum. The share is formed first: at K = 1
+        // it is 1 and the gradient exactly 0, not rounding noise that AdamW would scale up.
         double sum = 0, dot = 0;
         for (int64_t k = 0; k < K; k++) sum += s[e[k]];
         for (int64_t k = 0; k < K; k++) dot += g[k] * (s[e[k]] / sum);

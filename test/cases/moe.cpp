@@ -114,8 +114,8 @@ OpCase slots_case(const Shape& s) {
     return op;
 }
 
-// With `gathered`, inp is (N, C) and its gradient goes through moe_gather_backward; without, inp is a
-// row per slot.
+// With `gathered`, inp is (N, C) and its gradient goes through moe_gather_backward; without, inp
+// is a row per slot.
 OpCase grouped_case(const Shape& s, bool gathered) {
     const int64_t S = s.N * s.K;
     const Slots slots = make_slots(s);
