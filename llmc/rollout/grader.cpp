@@ -1,134 +1,34 @@
-// Contract: grader.h. Numbers are digit strings of any length.
+// Contract: grader.h (extraction: extract.cpp). Text is undressed once (blanks and LaTeX dress go),
+// then read as a list, a container, a number or words, in this order.
 #include "llmc/rollout/grader.h"
 
+#include "llmc/core/recipe.h"
+#include "llmc/rollout/rational.h"
+
 #include <algorithm>
+#include <cctype>
+#include <utility>
 #include <vector>
 
 namespace {
 
-// A non-negative integer: decimal digits without leading zeros, "0" for zero.
-using Digits = std::string;
+constexpr size_t kLongestAnswer = 4000; // characters; longer answers are compared as text
+constexpr int kDeepest = 30;            // nested groups that are read
 
-Digits strip_zeros(const Digits& digits) {
-    const size_t first = digits.find_first_not_of('0');
-    return first == std::string::npos ? "0" : digits.substr(first);
+// Stand-ins for what would be ambiguous in undressed text.
+constexpr char kSetOpen = '\x01', kSetClose = '\x02'; // \{ \}
+constexpr char kListComma = '\x03';                   // a comma that separates for sure
+
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+bool is_blank(char c) { return std::isspace(static_cast<unsigned char>(c)) != 0; }
+bool begins(const std::string& text, size_t at, const std::string& what) {
+    return text.compare(at, what.size(), what) == 0;
 }
-
-int compare(const Digits& a, const Digits& b) {
-    if (a.size() != b.size()) return a.size() < b.size() ? -1 : 1;
-    return a.compare(b) < 0 ? -1 : a.compare(b) > 0;
-}
-
-Digits subtract(Digits a, const Digits& b) { // a >= b
-    int borrow = 0;
-    for (size_t i = 0; i < a.size(); i++) {
-        int digit = a[a.size() - 1 - i] - '0' - borrow;
-        if (i < b.size()) digit -= b[b.size() - 1 - i] - '0';
-        borrow = digit < 0;
-        a[a.size() - 1 - i] = char('0' + digit + 10 * borrow);
-    }
-    return strip_zeros(a);
-}
-
-Digits add(Digits a, Digits b) {
-    if (a.size() < b.size()) std::swap(a, b);
-    a.insert(a.begin(), '0');
-    int carry = 0;
-    for (size_t i = 0; i < a.size(); i++) {
-        int digit = a[a.size() - 1 - i] - '0' + carry;
-        if (i < b.size()) digit += b[b.size() - 1 - i] - '0';
-        carry = digit >= 10;
-        a[a.size() - 1 - i] = char('0' + digit - 10 * carry);
-    }
-    return strip_zeros(a);
-}
-
-Digits multiply(const Digits& a, const Digits& b) {
-    std::vector<int> sum(a.size() + b.size(), 0); // least significant first
-    for (size_t i = 0; i < a.size(); i++) {
-        int carry = 0;
-        for (size_t j = 0; j < b.size() || carry; j++) {
-            const int product =
-                j < b.size() ? (a[a.size() - 1 - i] - '0') * (b[b.size() - 1 - j] - '0') : 0;
-            const int digit = sum[i + j] + product + carry;
-            sum[i + j] = digit % 10;
-            carry = digit / 10;
-        }
-    }
-    Digits out;
-    for (size_t i = sum.size(); i-- > 0;) out += char('0' + sum[i]);
-    return strip_zeros(out);
-}
-
-// Schoolbook division; b > 0.
-Digits divide(const Digits& a, const Digits& b, Digits* remainder) {
-    Digits quotient, rest = "0";
-    for (char digit : a) {
-        rest = strip_zeros(rest + digit);
-        char q = '0';
-        for (; compare(rest, b) >= 0; q++) rest = subtract(rest, b);
-        quotient += q;
-    }
-    *remainder = rest;
-    return strip_zeros(quotient);
-}
-
-Digits greatest_divisor(Digits a, Digits b) {
-    while (b != "0") {
-        Digits rest;
-        divide(a, b, &rest);
-        a = b;
-        b = rest;
-    }
-    return a;
-}
-
-struct Rational {
-    bool negative = false;
-    Digits numerator = "0", denominator = "1";
-};
-
-std::string canonical(const Rational& r) {
-    if (r.numerator == "0") return "0";
-    const Digits divisor = greatest_divisor(r.numerator, r.denominator);
-    Digits rest;
-    const Digits n = divide(r.numerator, divisor, &rest), d = divide(r.denominator, divisor, &rest);
-    return (r.negative ? "-" : "") + n + (d == "1" ? "" : "/" + d);
-}
-
-bool all_digits(const std::string& text) {
-    return !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
-}
-
-// "1,234,567": groups of exactly three.
-std::string drop_thousands(const std::string& text) {
-    const size_t first = text.find(',');
-    if (first == std::string::npos) return text;
-    const std::string whole = text.substr(0, text.find('.'));
-    if (first == 0 || first > 3) return text;
-    for (size_t at = first; at < whole.size(); at += 4)
-        if (whole[at] != ',' || !all_digits(whole.substr(at + 1, 3)) ||
-            (at + 4 < whole.size() && whole[at + 4] != ',') || at + 4 > whole.size())
-            return text;
-    std::string out;
-    for (char c : text)
-        if (c != ',') out += c;
-    return out;
-}
-
-// Longest number that is compared by value: longer ones are compared as text.
-constexpr size_t kLongestNumber = 2000;
-
-std::optional<Rational> parse_decimal(const std::string& grouped) {
-    const std::string text = drop_thousands(grouped);
-    if (text.size() > kLongestNumber) return std::nullopt;
-    const size_t point = text.find('.');
-    const std::string whole = text.substr(0, point);
-    const std::string fraction = point == std::string::npos ? "" : text.substr(point + 1);
-    if ((whole.empty() && fraction.empty()) || (!whole.empty() && !all_digits(whole)) ||
-        (!fraction.empty() && !all_digits(fraction)))
-        return std::nullopt;
-    return Rational{false, strip_zeros(whole + fraction), "1" + std::string(fraction.size(), '0')};
+std::string lower(std::string text) {
+    for (char& c : text)
+        if (c >= 'A' && c <= 'Z') c = char(c - 'A' + 'a');
+    return text;
 }
 
 void replace_all(std::string* text, const std::string& from, const std::string& to) {
@@ -136,119 +36,489 @@ void replace_all(std::string* text, const std::string& from, const std::string& 
         text->replace(at, from.size(), to);
 }
 
-// Drops "\name{...}" with what is inside.
-void drop_command(std::string* text, const std::string& name) {
-    for (size_t at; (at = text->find(name + "{")) != std::string::npos;) {
-        const size_t close = text->find('}', at);
-        if (close == std::string::npos) return;
-        text->erase(at, close + 1 - at);
+// Replaces a command where no letter follows: \le is not the beginning of \left.
+void replace_command(std::string* text, const std::string& from, const std::string& to) {
+    for (size_t at = 0; (at = text->find(from, at)) != std::string::npos;) {
+        const size_t end = at + from.size();
+        if (end < text->size() && is_letter((*text)[end])) {
+            at = end;
+            continue;
+        }
+        text->replace(at, from.size(), to);
+        at += to.size();
     }
 }
 
-// Without LaTeX dress and blanks: "$\dfrac{3}{4}$ " -> "\frac{3}{4}". Blanks between digits stay.
-std::string undress(std::string text) {
-    const bool worded = text.rfind("\\text{", 0) == 0;
-    for (const char* name : {"\\text", "\\mathrm", "\\mbox"})
-        if (!worded) drop_command(&text, name);
-    for (const char* drop :
-         {"\\$", "$", "\\%", "%", "\\(", "\\)", "\\left", "\\right", "\\!", "\\,", "\\;", "\\quad",
-          "^\\circ", "^{\\circ}", "{,}", "\\text{", "\\mathrm{"})
-        replace_all(&text, drop, std::string(drop) == "{,}" ? "," : "");
-    if (worded) std::erase(text, '}');
-    for (const char* fraction : {"\\dfrac", "\\tfrac", "\\cfrac"})
-        replace_all(&text, fraction, "\\frac");
-    replace_all(&text, "\xE2\x88\x92", "-"); // U+2212
+// Index of the brace that closes the one at `open`; npos if none does. \{ and \} are no groups.
+size_t closing_brace(const std::string& text, size_t open) {
+    int depth = 0;
+    for (size_t i = open; i < text.size(); i++) {
+        if (text[i] == '\\') i++;
+        else if (text[i] == '{') depth++;
+        else if (text[i] == '}' && --depth == 0) return i;
+    }
+    return std::string::npos;
+}
+
+// ------------------------------------------------------------------------------------------------
+// dress
+
+// After a unit: its power, "^2" or "^{2}".
+size_t skip_power(const std::string& text, size_t at) {
+    if (at + 1 < text.size() && text[at] == '^') {
+        if (is_digit(text[at + 1])) return at + 2;
+        const size_t close = text[at + 1] == '{' ? text.find('}', at) : std::string::npos;
+        if (close != std::string::npos) return close + 1;
+    }
+    return at;
+}
+
+// \text{...} and its kin: words are kept, joining words become commas, units after a value go.
+void unwrap_words(std::string* text) {
+    for (const char* name : {"\\text{", "\\mathrm{", "\\mbox{", "\\textbf{", "\\mathbf{",
+                             "\\boldsymbol{", "\\textit{", "\\operatorname{"}) {
+        for (size_t at; (at = text->find(name)) != std::string::npos;) {
+            const size_t open = at + std::string(name).size() - 1;
+            const size_t close = closing_brace(*text, open);
+            if (close == std::string::npos) return;
+            const std::string content = text->substr(open + 1, close - open - 1);
+            const std::string word = lower(trim_text(content));
+            size_t before = at, end = close + 1;
+            while (before > 0 && is_blank((*text)[before - 1])) before--;
+            const char last = before ? (*text)[before - 1] : '\0';
+            const bool after_value = is_digit(last) || last == '}' || last == ')' || last == '.' ||
+                                     last == '/' || last == '%' || last == ' ';
+            const bool unit = std::string(name) != "\\textbf{" &&
+                              std::string(name) != "\\boldsymbol{" && after_value;
+            std::string to = content;
+            if (word == "or" || word == "and" || word == ",") {
+                to = std::string(1, kListComma);
+            } else if (unit && word != "not" && word != "to") {
+                to = "";
+                end = skip_power(*text, end);
+                if (last == '/') at = before - 1; // m/s
+            }
+            text->replace(at, end - at, to);
+        }
+    }
+}
+
+// Bare words that may follow a number.
+void drop_unit_word(std::string* text) {
+    for (const char* word : {"dollars", "percent", "degrees", "seconds", "minutes", "hours", "days",
+                             "inches", "feet", "miles", "cm", "km", "units"}) {
+        const size_t at = text->rfind(word);
+        if (at == std::string::npos || at == 0) continue;
+        if (skip_power(*text, at + std::string(word).size()) != text->size()) continue;
+        const char last = (*text)[at - 1];
+        if (is_digit(last) || last == '.' || last == '}') text->resize(at);
+    }
+}
+
+// Blanks go, but one between digits, which may be a mixed number; "or" and "and" between blanks and
+// a comma with a blank after it separate.
+std::string squeeze(const std::string& text) {
     std::string out;
     for (size_t i = 0; i < text.size(); i++) {
-        const bool blank = std::isspace(static_cast<unsigned char>(text[i])) || text[i] == '~';
-        const bool between = !out.empty() && std::isdigit(static_cast<unsigned char>(out.back())) &&
-                             i + 1 < text.size() &&
-                             std::isdigit(static_cast<unsigned char>(text[i + 1]));
-        if (!blank) out += text[i];
-        else if (between) out += ' ';
+        const char c = text[i];
+        if (!is_blank(c)) {
+            const bool separates = c == ',' && i + 1 < text.size() && is_blank(text[i + 1]);
+            out += separates ? kListComma : c;
+            continue;
+        }
+        size_t next = i;
+        while (next < text.size() && is_blank(text[next])) next++;
+        for (const char* word : {"or", "and"}) {
+            const size_t end = next + std::string(word).size();
+            if (begins(text, next, word) && end < text.size() && is_blank(text[end]) &&
+                !out.empty()) {
+                out += kListComma;
+                next = end;
+            }
+        }
+        while (next < text.size() && is_blank(text[next])) next++;
+        if (!out.empty() && is_digit(out.back()) && next < text.size() && is_digit(text[next]))
+            out += ' ';
+        i = next - 1;
     }
-    while (!out.empty() && out.back() == '.' && out.size() > 1 && out.find('.') == out.size() - 1)
-        out.pop_back();
     return out;
 }
 
-std::optional<Rational> divide_rationals(const std::optional<Rational>& a,
-                                         const std::optional<Rational>& b) {
-    if (!a || !b || b->numerator == "0") return std::nullopt;
-    return Rational{a->negative != b->negative, multiply(a->numerator, b->denominator),
-                    multiply(a->denominator, b->numerator)};
+std::string undress(std::string text) {
+    replace_all(&text, "\xE2\x88\x92", "-"); // U+2212, minus
+    replace_all(&text, "\xC2\xB0", "");      // degree sign
+    replace_all(&text, "\xCF\x80", "\\pi");  // Greek pi
+    for (const char* space : {"\\,", "\\!", "\\;", "\\:"}) replace_all(&text, space, "");
+    for (const char* space : {"\\ ", "~"}) replace_all(&text, space, " ");
+    for (const char* space : {"\\quad", "\\qquad"}) replace_command(&text, space, " ");
+    replace_all(&text, "{,}", ",");
+    replace_all(&text, "$,", std::string("$") + kListComma); // a comma outside of mathematics
+    for (const char* drop : {"\\$", "$", "\\%", "%", "\\(", "\\)", "^\\circ", "^{\\circ}",
+                             "^\\degree", "\\degree", "np."})
+        replace_all(&text, drop, "");
+    for (const char* drop : {"\\left", "\\right", "\\displaystyle"})
+        replace_command(&text, drop, "");
+    unwrap_words(&text);
+    const std::pair<const char*, const char*> spellings[] = {
+        {"\\dfrac", "\\frac"}, {"\\tfrac", "\\frac"},
+        {"\\cfrac", "\\frac"}, {"\\dbinom", "\\binom"},
+        {"\\leq", "\\le"},     {"\\leqslant", "\\le"},
+        {"\\geq", "\\ge"},     {"\\geqslant", "\\ge"},
+        {"\\neq", "\\ne"},     {"\\varnothing", "\\emptyset"},
+        {"\\cdot", "*"},       {"\\times", "*"},
+        {"\\div", "/"},        {"\\lbrace", "\\{"},
+        {"\\rbrace", "\\}"}};
+    for (const auto& [from, to] : spellings) replace_command(&text, from, to);
+    replace_all(&text, "\\{", std::string(1, kSetOpen));
+    replace_all(&text, "\\}", std::string(1, kSetClose));
+    text = squeeze(text);
+    while (!text.empty() && (text.back() == '.' || text.back() == kListComma)) text.pop_back();
+    drop_unit_word(&text);
+    return text;
 }
 
-std::optional<Rational> parse_number(const std::string& dressed);
+// ------------------------------------------------------------------------------------------------
+// numbers
 
-std::optional<Rational> parse_unsigned(const std::string& text) {
-    const size_t fraction = text.find("\\frac");
-    if (fraction != std::string::npos) {
-        std::string rest = text.substr(fraction + 5), part[2];
-        for (std::string& p : part) { // \frac{a}{b}, \frac ab
-            if (rest.empty()) return std::nullopt;
-            const size_t close = rest[0] == '{' ? rest.find('}') : 0;
-            if (close == std::string::npos) return std::nullopt;
-            p = rest[0] == '{' ? rest.substr(1, close - 1) : rest.substr(0, 1);
-            rest = rest.substr(close + 1);
+// Thousands: groups of exactly three digits in a lone number.
+std::string drop_thousands(const std::string& text) {
+    size_t at = !text.empty() && (text[0] == '-' || text[0] == '+') ? 1 : 0;
+    std::string out = text.substr(0, at);
+    size_t run = 0, groups = 0;
+    for (; at < text.size() && (is_digit(text[at]) || text[at] == ','); at++) {
+        if (text[at] == ',') {
+            if (groups ? run != 3 : run == 0 || run > 3) return text;
+            groups++;
+            run = 0;
+        } else {
+            out += text[at];
+            run++;
         }
-        if (!rest.empty()) return std::nullopt;
-        std::optional<Rational> value =
-            divide_rationals(parse_number(part[0]), parse_number(part[1]));
-        if (!value || fraction == 0) return value;
-        const std::string whole = text.substr(0, fraction); // 1\frac{4}{5}
-        if (!all_digits(whole) || !all_digits(part[0]) || !all_digits(part[1])) return std::nullopt;
-        value->numerator = add(value->numerator, multiply(strip_zeros(whole), value->denominator));
+    }
+    if (groups == 0 || run != 3) return text;
+    return out + text.substr(at);
+}
+
+// expr = [sign] term {(+ | -) term}, term = factor {(* | /) [sign] factor},
+// factor = primary [^ group] [!]
+class NumberParser {
+  public:
+    explicit NumberParser(const std::string& text) : text_(text) {}
+    MaybeRational parse() {
+        const MaybeRational value = expr(0);
+        return at_ == text_.size() ? value : std::nullopt;
+    }
+
+  private:
+    char peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }
+    bool take(char c) {
+        if (peek() != c) return false;
+        at_++;
+        return true;
+    }
+    bool take_word(const std::string& word) {
+        if (!begins(text_, at_, word)) return false;
+        at_ += word.size();
+        return true;
+    }
+
+    MaybeRational expr(int depth) {
+        if (depth > kDeepest) return std::nullopt;
+        bool minus = take('-');
+        if (!minus) take('+');
+        MaybeRational sum = term(depth);
+        if (minus) sum = negate(sum);
+        while (sum && (peek() == '+' || peek() == '-')) {
+            minus = text_[at_++] == '-';
+            const MaybeRational next = term(depth);
+            sum = add(sum, minus ? negate(next) : next);
+        }
+        return sum;
+    }
+
+    MaybeRational term(int depth) {
+        MaybeRational product = factor(depth);
+        while (product && (peek() == '*' || peek() == '/')) {
+            const bool quotient = text_[at_++] == '/';
+            const bool minus = take('-');
+            MaybeRational next = factor(depth);
+            if (minus) next = negate(next);
+            product = quotient ? divide(product, next) : multiply(product, next);
+        }
+        return product;
+    }
+
+    MaybeRational factor(int depth) {
+        MaybeRational value = primary(depth);
+        if (value && take('^')) value = power(value, group(depth));
+        if (value && take('!')) value = factorial(value);
         return value;
     }
-    const size_t slash = text.find('/');
-    if (slash == std::string::npos) return parse_decimal(text);
-    std::string top = text.substr(0, slash);
-    const size_t blank = top.find(' ');
-    std::optional<Rational> bottom = parse_decimal(text.substr(slash + 1));
-    if (blank == std::string::npos) return divide_rationals(parse_decimal(top), bottom);
-    const std::string whole = top.substr(0, blank); // 2 3/4
-    std::optional<Rational> value = divide_rationals(parse_decimal(top.substr(blank + 1)), bottom);
-    if (!value || !all_digits(whole)) return std::nullopt;
-    value->numerator = add(value->numerator, multiply(strip_zeros(whole), value->denominator));
-    return value;
+
+    MaybeRational primary(int depth) {
+        if (take_word("\\frac")) {
+            const MaybeRational top = group(depth);
+            return divide(top, group(depth));
+        }
+        if (take_word("\\binom")) {
+            const MaybeRational n = group(depth);
+            return binomial(n, group(depth));
+        }
+        if (take_word("\\sqrt")) {
+            MaybeRational degree = Rational{false, Natural(2), Natural(1)};
+            if (take('[')) {
+                degree = expr(depth + 1);
+                if (!take(']')) return std::nullopt;
+            }
+            return root(group(depth), degree);
+        }
+        for (const auto& [open, close] : {std::pair('(', ')'), {'{', '}'}})
+            if (take(open)) {
+                const MaybeRational value = expr(depth + 1);
+                return take(close) ? value : std::nullopt;
+            }
+        return decimal(depth);
+    }
+
+    // What a LaTeX command takes: {...} or one digit.
+    MaybeRational group(int depth) {
+        if (take('{')) {
+            const MaybeRational value = expr(depth + 1);
+            return take('}') ? value : std::nullopt;
+        }
+        if (!is_digit(peek())) return std::nullopt;
+        return Rational{false, Natural(uint64_t(text_[at_++] - '0')), Natural(1)};
+    }
+
+    std::string take_digits() {
+        const size_t begin = at_;
+        while (is_digit(peek())) at_++;
+        return text_.substr(begin, at_ - begin);
+    }
+
+    static MaybeRational whole_number(const std::string& digits) {
+        if (digits.empty() || digits.size() > kLongestAnswer) return std::nullopt;
+        return Rational{false, Natural::from_digits(digits), Natural(1)};
+    }
+
+    MaybeRational decimal(int depth) {
+        const MaybeRational ten = Rational{false, Natural(10), Natural(1)};
+        const std::string whole = take_digits();
+        std::string fraction;
+        const bool point = take('.');
+        if (point) fraction = take_digits();
+        MaybeRational value = whole_number(whole + fraction);
+        if (!fraction.empty())
+            value = divide(value, power(ten, whole_number(std::to_string(fraction.size()))));
+        const size_t sign =
+            at_ + 1 < text_.size() && (text_[at_ + 1] == '-' || text_[at_ + 1] == '+');
+        if ((peek() == 'e' || peek() == 'E') && at_ + 1 + sign < text_.size() &&
+            is_digit(text_[at_ + 1 + sign])) {
+            const bool minus = text_[at_ + 1] == '-';
+            at_ += 1 + sign;
+            const MaybeRational exponent = whole_number(take_digits());
+            return multiply(value, power(ten, minus ? negate(exponent) : exponent));
+        }
+        return point || whole.empty() ? value : mixed(value, depth);
+    }
+
+    // An integer followed by a fraction of integers is their sum: 1\frac{4}{5}, 2 3/4.
+    MaybeRational mixed(const MaybeRational& whole, int depth) {
+        if (begins(text_, at_, "\\frac")) {
+            const size_t begin = at_;
+            const MaybeRational part = primary(depth);
+            for (size_t i = begin + 5; i < at_; i++)
+                if (!is_digit(text_[i]) && text_[i] != '{' && text_[i] != '}') return std::nullopt;
+            return add(whole, part);
+        }
+        if (take(' ')) {
+            const MaybeRational top = whole_number(take_digits());
+            if (!take('/')) return std::nullopt;
+            return add(whole, divide(top, whole_number(take_digits())));
+        }
+        return whole;
+    }
+
+    const std::string& text_;
+    size_t at_ = 0;
+};
+
+// ------------------------------------------------------------------------------------------------
+// structure
+
+int depth_change(char c) {
+    if (c == '(' || c == '[' || c == '{' || c == kSetOpen) return 1;
+    return c == ')' || c == ']' || c == '}' || c == kSetClose ? -1 : 0;
 }
 
-std::optional<Rational> parse_number(const std::string& dressed) {
-    std::string text = dressed;
-    bool negative = false;
-    if (text.size() > 2 && text.front() == '(' && text.back() == ')')
-        text = text.substr(1, text.size() - 2);
-    if (!text.empty() && (text[0] == '-' || text[0] == '+')) {
-        negative = text[0] == '-';
-        text = text.substr(1);
+// Parts between separators that stand in no group.
+template <class IsSeparator>
+std::vector<std::string> split_top(const std::string& text, const IsSeparator& is_separator) {
+    std::vector<std::string> parts(1);
+    int depth = 0;
+    for (size_t i = 0; i < text.size();) {
+        depth += depth_change(text[i]);
+        const size_t skip = depth == 0 ? is_separator(i) : 0;
+        if (skip) parts.emplace_back();
+        else parts.back() += text[i];
+        i += skip ? skip : 1;
     }
-    std::optional<Rational> value = parse_unsigned(text);
-    if (value && negative) value->negative = !value->negative;
-    return value;
+    return parts;
+}
+
+std::vector<std::string> split_commas(const std::string& text) {
+    std::vector<std::string> parts =
+        split_top(text, [&](size_t i) { return size_t(text[i] == ',' || text[i] == kListComma); });
+    std::erase(parts, ""); // "2, 3, and 5"
+    return parts;
+}
+
+// True if one group spans the whole text.
+bool enclosed(const std::string& text) {
+    int depth = 0;
+    for (size_t i = 0; i < text.size(); i++) {
+        depth += depth_change(text[i]);
+        if (depth == 0) return i + 1 == text.size() && i > 0;
+        if (depth < 0) return false;
+    }
+    return false;
+}
+
+bool balanced(const std::string& text) {
+    int braces = 0;
+    for (char c : text) {
+        braces += c == '{' ? 1 : c == '}' ? -1 : 0;
+        if (braces < 0) return false;
+    }
+    return braces == 0;
+}
+
+// A letter or command with subscript and primes, perhaps applied to names: x, x_1, \theta, f(x),
+// (x,y).
+bool is_name(const std::string& text) {
+    size_t at = 0;
+    const bool tuple = !text.empty() && text[0] == '(';
+    if (!tuple) {
+        if (text.empty() || (!is_letter(text[0]) && text[0] != '\\')) return false;
+        at = 1;
+        if (text[0] == '\\')
+            while (at < text.size() && is_letter(text[at])) at++;
+        if (at < text.size() && text[at] == '_') {
+            const size_t close = begins(text, at + 1, "{") ? text.find('}', at) : at + 1;
+            if (close == std::string::npos) return false;
+            at = close + 1;
+        }
+        while (at < text.size() && text[at] == '\'') at++;
+    }
+    if (at >= text.size()) return true;
+    if (text[at] != '(' || text.back() != ')') return false;
+    for (size_t i = at + 1; i + 1 < text.size(); i++)
+        if (!is_letter(text[i]) && text[i] != ',' && text[i] != kListComma) return false;
+    return true;
+}
+
+// Splits "x=5" and "x\in[0,1]" into name and value; the name is empty where there is none.
+std::pair<std::string, std::string> split_name(const std::string& text) {
+    size_t at = text.find('='), skip = 1;
+    if (at == std::string::npos) {
+        at = text.find("\\in");
+        skip = 3;
+        if (at == std::string::npos || (at + 3 < text.size() && is_letter(text[at + 3])))
+            return {"", text};
+    } else if (text.find('=', at + 1) != std::string::npos) {
+        return {"", text};
+    }
+    if (at + skip >= text.size() || !is_name(text.substr(0, at))) return {"", text};
+    return {text.substr(0, at), text.substr(at + skip)};
+}
+
+std::string joined(std::vector<std::string> parts, const char* separator, bool sorted) {
+    if (sorted) std::sort(parts.begin(), parts.end());
+    std::string out;
+    for (const std::string& part : parts) out += (out.empty() ? "" : separator) + part;
+    return out;
+}
+
+// Neither number nor container.
+std::string canonical_text(std::string text) {
+    std::erase(text, ' ');
+    for (const char mark : {'_', '^'}) // x_{5} is x_5
+        for (size_t at = 0; (at = text.find(mark, at)) != std::string::npos; at++)
+            if (at + 3 < text.size() && text[at + 1] == '{' && text[at + 3] == '}') {
+                text.erase(at + 3, 1);
+                text.erase(at + 1, 1);
+            }
+    if (text.size() > 1 && std::all_of(text.begin(), text.end(), [](char c) {
+            return is_letter(c) || is_digit(c) || c == '-' || c == '\'';
+        }))
+        return lower(text);
+    for (const auto& [more, less] : {std::pair(">", "<"), {"\\ge", "\\le"}, {"=", "="}}) {
+        const size_t at = text.find(more);
+        if (at == std::string::npos || text.find(more, at + 1) != std::string::npos) continue;
+        const std::string left = text.substr(0, at),
+                          right = text.substr(at + std::string(more).size());
+        if (*more == '=' && left <= right) return text;
+        return right + less + left; // 3<x for x>3; the sides of an equation in order
+    }
+    return text;
+}
+
+std::string canonical_list(const std::string& text, int depth);
+
+std::string canonical_item(const std::string& named, int depth) {
+    const std::string text = split_name(named).second;
+    if (depth > kDeepest || text.empty()) return text;
+    const MaybeRational number = NumberParser(text).parse();
+    if (number) return number->text();
+    std::vector<std::string> parts =
+        split_top(text, [&](size_t i) { return begins(text, i, "\\cup") ? size_t(4) : size_t(0); });
+    if (parts.size() > 1) {
+        for (std::string& part : parts) part = canonical_item(part, depth + 1);
+        return joined(parts, " U ", true);
+    }
+    if (!enclosed(text)) return begins(text, 0, "+") ? text.substr(1) : canonical_text(text);
+    const std::string inner = text.substr(1, text.size() - 2);
+    if (text[0] == kSetOpen || text[0] == '{') return canonical_list(inner, depth + 1);
+    parts = split_commas(inner);
+    if (parts.size() == 1 && text[0] == '(' && text.back() == ')')
+        return canonical_item(inner, depth + 1); // (7), (C)
+    for (std::string& part : parts) part = canonical_item(part, depth + 1);
+    return text[0] + joined(parts, ",", false) + text.back();
+}
+
+// One item, or several in any order; a name all items share is dropped.
+std::string canonical_list(const std::string& text, int depth) {
+    if (depth > kDeepest) return text;
+    const MaybeRational lone =
+        depth == 0 ? NumberParser(drop_thousands(text)).parse() : std::nullopt;
+    if (lone) return lone->text();
+    std::vector<std::string> items = split_commas(text), forms;
+    bool one_name = true;
+    for (const std::string& item : items)
+        one_name = one_name && split_name(item).first == split_name(items[0]).first;
+    for (const std::string& item : items) {
+        const std::string kept = one_name || items.size() == 1 ? "" : split_name(item).first + "=";
+        if (item.find("\\pm") == std::string::npos && item.find("\\mp") == std::string::npos) {
+            forms.push_back(kept + canonical_item(item, depth + 1));
+            continue;
+        }
+        for (const auto& [plus, minus] : {std::pair("+", "-"), {"-", "+"}}) {
+            std::string one = item;
+            replace_command(&one, "\\pm", plus);
+            replace_command(&one, "\\mp", minus);
+            forms.push_back(kept + canonical_item(one, depth + 1));
+        }
+    }
+    return forms.size() == 1 ? forms[0] : joined(forms, "; ", true);
 }
 
 } // namespace
 
-std::optional<std::string> extract_boxed(const std::string& text) {
-    const std::string mark = "\\boxed{";
-    for (size_t at = text.rfind(mark); at != std::string::npos;
-         at = at ? text.rfind(mark, at - 1) : std::string::npos) {
-        int depth = 1;
-        for (size_t i = at + mark.size(); i < text.size(); i++) {
-            const bool escaped = text[i - 1] == '\\';
-            if (text[i] == '{' && !escaped) depth++;
-            if (text[i] == '}' && !escaped) depth--;
-            if (depth == 0) return text.substr(at + mark.size(), i - at - mark.size());
-        }
-    }
-    return std::nullopt;
-}
-
 std::string canonical_answer(const std::string& answer) {
-    const std::string text = undress(answer);
-    const std::optional<Rational> value = parse_number(text);
-    return value ? canonical(*value) : text;
+    const std::string trimmed = trim_text(answer);
+    if (trimmed.size() > kLongestAnswer) return trimmed;
+    const std::string text = undress(trimmed);
+    return balanced(text) ? canonical_list(text, 0) : text;
 }
 
 bool answers_equal(const std::string& gold, const std::string& answer) {
