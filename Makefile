@@ -1,39 +1,73 @@
-# prior.cu: `make` prints what it found and what it builds.
-#   make train rollout     the two programs        make test      all tests (fast ones: test-fast)
-#   make golden bench      the two tools           make lint      layers, sizes, format
-#   BUILD=dir              where objects go        ONEDNN=0 MPI=0 build without a library
+# prior.cu: `make` prints what it found and builds the two programs.
+#   make train rollout   the programs              make test     unit tests (the slow ones: test-all)
+#   make golden bench    the tools                 make lint     layers, sizes, format
+#   make asan            unit tests, sanitized     make op OP=loss   tests and benchmark of one op
+#   make clean
+# Settings: BUILD=dir, CXX, OPT=-O3, MARCH=native, ONEDNN=0 (our own GEMM instead of oneDNN)
 BUILD ?= build
 CXX ?= g++
 MARCH ?= native
 OPT ?= -O3
 CXXFLAGS ?=
+OP ?= loss
+ifeq ($(filter -j%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(shell nproc)
+endif
+
+# -Wno-restrict: g++ 12 warns about its own std::string (PR 105651).
 ALL_CXXFLAGS = -std=gnu++20 $(OPT) -g -march=$(MARCH) -ffp-contract=fast -fno-math-errno -fopenmp \
   -Wall -Wextra -Werror -Wno-psabi -Wno-restrict -I. -I$(BUILD) $(DEFINES) $(CXXFLAGS)
 LDLIBS = $(LIBS) -lxxhash -fopenmp
 
 has_header = $(shell $(CXX) -E -x c++ -include $(1) /dev/null >/dev/null 2>&1 && echo 1)
+ifneq ($(MAKECMDGOALS),clean)
+ifneq ($(MAKECMDGOALS),lint)
 ONEDNN ?= $(call has_header,oneapi/dnnl/dnnl.hpp)
 CATCH2_V3 := $(call has_header,catch2/catch_all.hpp)
+endif
+endif
 ifeq ($(ONEDNN),1)
 DEFINES += -DPRIOR_ONEDNN
 LIBS += -ldnnl
 endif
 
-LIB_SOURCES := $(wildcard llmc/*/*.cpp)
-GOLDEN_SOURCES := $(wildcard test/golden_*.cpp)
-TEST_SOURCES := $(filter-out test/golden_main.cpp,$(wildcard test/*.cpp test/cases/*.cpp))
-LIB_OBJECTS := $(LIB_SOURCES:%.cpp=$(BUILD)/%.o)
-CASE_OBJECTS := $(patsubst %.cpp,$(BUILD)/%.o,$(wildcard test/cases/*.cpp) test/op_case.cpp)
-TEST_OBJECTS := $(TEST_SOURCES:%.cpp=$(BUILD)/%.o)
+objects = $(patsubst %.cpp,$(BUILD)/%.o,$(1))
+LIBRARY := $(BUILD)/libprior.a
+LIB_OBJECTS := $(call objects,$(wildcard llmc/*/*.cpp))
+CASE_OBJECTS := $(call objects,$(wildcard test/cases/*.cpp) test/op_case.cpp)
+GOLDEN_OBJECTS := $(call objects,$(wildcard test/golden_*.cpp))
+TEST_OBJECTS := $(call objects,$(filter-out test/golden_main.cpp,$(wildcard test/*.cpp test/cases/*.cpp)))
 
-all: train rollout
+all: found train rollout
+
+found:
+	@echo "compiler  $(CXX) $(shell $(CXX) -dumpfullversion), $(OPT) -march=$(MARCH)"
+	@echo "oneDNN    $(if $(filter 1,$(ONEDNN)),found: GEMM through its matmul,not found: GEMM by our tile kernel)"
+	@echo "CUDA      $(if $(shell command -v nvcc),nvcc found; ,)the programs run on the CPU"
+	@echo "building  ./train ./rollout"
+
+train rollout: %: $(BUILD)/%_gpt.o $(LIBRARY)
+	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
+
+golden: $(GOLDEN_OBJECTS) $(LIBRARY)
+	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
+
+bench: $(BUILD)/dev/bench/bench.o $(CASE_OBJECTS) $(LIBRARY)
+	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
+
+$(BUILD)/tests: $(TEST_OBJECTS) $(LIBRARY)
+	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(if $(CATCH2_V3),-lCatch2) $(LDLIBS)
+
+$(LIBRARY): $(LIB_OBJECTS)
+	@rm -f $@ && ar rcs $@ $^
 
 $(BUILD)/%.o: %.cpp
 	@mkdir -p $(dir $@)
 	$(CXX) $(ALL_CXXFLAGS) -MMD -MP -c $< -o $@
 
-$(BUILD)/libprior.a: $(LIB_OBJECTS)
-	@rm -f $@ && ar rcs $@ $^
+$(BUILD)/%.o: %.cu
+	@mkdir -p $(dir $@)
+	$(CXX) $(ALL_CXXFLAGS) -x c++ -MMD -MP -c $< -o $@
 
 # The default recipe, as a C++ string.
 $(BUILD)/embedded_recipe.inc: scripts/recipes/embedded.ini
@@ -41,27 +75,26 @@ $(BUILD)/embedded_recipe.inc: scripts/recipes/embedded.ini
 	@{ printf 'R"recipe('; cat $<; printf ')recipe"\n'; } > $@
 $(BUILD)/llmc/train/keys.o: $(BUILD)/embedded_recipe.inc
 
-train: $(BUILD)/train_gpt.o $(BUILD)/libprior.a
-	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
+test: $(BUILD)/tests
+	$(BUILD)/tests '~[slow]'
 
-rollout: $(BUILD)/rollout_gpt.o $(BUILD)/libprior.a
-	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
+test-all: $(BUILD)/tests
+	$(BUILD)/tests
 
-$(BUILD)/%_gpt.o: %_gpt.cu
-	@mkdir -p $(dir $@)
-	$(CXX) $(ALL_CXXFLAGS) -x c++ -MMD -MP -c $< -o $@
+asan:
+	@$(MAKE) BUILD=build-asan OPT=-O1 \
+	  CXXFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined" build-asan/tests
 
-$(BUILD)/tests: $(TEST_OBJECTS) $(BUILD)/libprior.a
-	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(if $(CATCH2_V3),-lCatch2) $(LDLIBS)
+# One op's path: equation, contract, reference, fast CPU, cases; then its tests and its benchmark.
+op: $(BUILD)/tests bench
+	@ls doc/equations.md llmc/ops/$(OP)*.* test/cases/$(OP)*.cpp
+	$(BUILD)/tests '[op]' && ./bench $(OP)
 
-golden: $(GOLDEN_SOURCES:%.cpp=$(BUILD)/%.o) $(BUILD)/libprior.a
-	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
-
-bench: dev/bench/bench.cpp $(CASE_OBJECTS) $(BUILD)/libprior.a
-	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
+lint:
+	@python3 scripts/lint.py
 
 clean:
 	rm -rf build build-* train rollout golden bench
 
-.PHONY: all clean
+.PHONY: all found test test-all asan op lint clean
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

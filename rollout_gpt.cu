@@ -46,6 +46,9 @@ KeyTable rollout_keys() {
          {"count", "input", kInt, "144", 1, 1e9, "problems", "at most this many"},
          {"input", "input", kWord, "", 0, 0, "file",
           "grade: one object per line with \"answer\" and \"response\""},
+         {"extract", "input", kOneOf, "boxed", 0, 0, "",
+          "grade: the last \\boxed{}, or failing that \"Answer:\", \"####\", the last number",
+          "boxed|lenient"},
          {"samples", "sampling", kInt, "16", 1, 65536, "samples", "answers per prompt: n"},
          {"temperature", "sampling", kReal, "0.7", 0, 100, "", "0 = greedy; score: 1 unless set"},
          {"top_p", "sampling", kReal, "0.95", 1e-6, 1, "",
@@ -55,6 +58,8 @@ KeyTable rollout_keys() {
          {"seed", "sampling", kInt, "1", 0, 1e15, "", "seed of the samples"},
          {"decode_rows", "engine", kInt, "128", 1, 65536, "sequences", "decoded at a time"},
          {"page_size", "engine", kInt, "32", 1, 4096, "tokens", "tokens of one KV cache page"},
+         {"pages", "engine", kInt, "0", 0, 1e9, "pages",
+          "of the KV cache; 0 = enough for all rows. With fewer, samples wait"},
          {"out", "output", kWord, "", 0, 0, "file",
           "JSONL: one line per answer; empty = generate prints text, the others a summary"}}};
 }
@@ -128,7 +133,8 @@ std::vector<Answer> answer(const Recipe& recipe, LoadedModel& loaded,
         std::min(recipe.integer("", "decode_rows"), int64_t(problems.size()) * samples);
     Engine engine(loaded.ctx, loaded.model,
                   {int(rows), int(recipe.integer("", "page_size")),
-                   int(longest_prompt + recipe.integer("", "max_new_tokens"))});
+                   int(longest_prompt + recipe.integer("", "max_new_tokens")),
+                   int(recipe.integer("", "pages"))});
     const auto start = std::chrono::steady_clock::now();
     std::vector<Answer> answers = answer_problems(engine, loaded.tokenizer, problems, samples, 0,
                                                   sample_settings(recipe, loaded.tokenizer));
@@ -254,6 +260,7 @@ int score(const Recipe& recipe) {
 int grade(const Recipe& recipe) {
     const std::string path = recipe.text("", "input");
     if (path.empty()) usage_error("grade: no input", "-input FILE.jsonl");
+    const bool lenient = recipe.text("", "extract") == "lenient";
     std::string lines;
     int number = 0, graded = 0, answered = 0, right = 0;
     for (const std::string& line : split_text(read_file(path), '\n')) {
@@ -265,7 +272,8 @@ int grade(const Recipe& recipe) {
             if (!row.is_object() || !row.contains(field) || !row[field].is_string())
                 fatal(where + ": no text \"" + field + "\"",
                       "a line is an object with \"answer\" (the gold one) and \"response\"");
-        const auto extracted = extract_boxed(row["response"].get<std::string>());
+        const std::string response = row["response"].get<std::string>();
+        const auto extracted = lenient ? extract_lenient(response) : extract_boxed(response);
         const bool is_right =
             extracted && answers_equal(row["answer"].get<std::string>(), *extracted);
         row["extracted"] = extracted ? Json(*extracted) : Json(nullptr);

@@ -17,12 +17,11 @@ static int train_main(int argc, char** argv) {
     std::vector<std::string> arguments(argv + 1, argv + argc);
     bool help = false;
     for (size_t i = 0; i < arguments.size();) {
-        const bool is_help = arguments[i] == "-h" || arguments[i] == "--help" || arguments[i] == "-help";
+        const bool is_help =
+            arguments[i] == "-h" || arguments[i] == "--help" || arguments[i] == "-help";
         help = help || is_help;
-        if (is_help)
-            arguments.erase(arguments.begin() + int64_t(i));
-        else
-            i++;
+        if (is_help) arguments.erase(arguments.begin() + int64_t(i));
+        else i++;
     }
     const Recipe recipe = read_train_recipe(arguments);
     if (help) {

@@ -46,10 +46,10 @@ counted() {
 }
 
 part "lint" make -s lint
-part "build" make -s -j"$(nproc)" train rollout golden bench build/tests
+part "build" make -s train rollout golden bench build/tests
 counted "unit and slow tests" sh scripts/run_tests.sh build/tests
 counted "golden vectors" ./golden test/golden
-part "build with sanitizers" make -s -j"$(nproc)" build-asan/tests
+part "build with sanitizers" make -s asan
 counted "unit tests under ASan and UBSan" sh scripts/run_tests.sh build-asan/tests '~[slow]'
 counted "resume after kill -9" sh test/resume.sh
 

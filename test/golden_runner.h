@@ -9,5 +9,6 @@ struct GoldenResult {
     bool ok;
 };
 
-// A directory in one of the formats, or one that contains such directories. fatal() if it is neither.
+// A directory in one of the formats, or one that contains such directories. fatal() if it is
+// neither.
 std::vector<GoldenResult> run_golden(const std::string& directory);

@@ -27,10 +27,9 @@ struct Buffers {
         bytes.assign((elements + 2 * kGuard) * element + 64, kSentinel);
         uintptr_t address = reinterpret_cast<uintptr_t>(bytes.data()) + kGuard * element;
         unsigned char* data = reinterpret_cast<unsigned char*>((address + 63) / 64 * 64);
-        View view = shape.size() == 1 ? make_view(data, dtype, "", shape[0])
-                    : shape.size() == 2
-                        ? make_view(data, dtype, "", shape[0], shape[1])
-                        : make_view(data, dtype, "", shape[0], shape[1], shape[2]);
+        View view = shape.size() == 1   ? make_view(data, dtype, "", shape[0])
+                    : shape.size() == 2 ? make_view(data, dtype, "", shape[0], shape[1])
+                                        : make_view(data, dtype, "", shape[0], shape[1], shape[2]);
         view.ld = stride;
         auto named = views.emplace(name, view).first;
         named->second.name = named->first.c_str();
@@ -185,8 +184,8 @@ std::string check_match(const OpCase& op) {
     return "";
 }
 
-// L = sum over outputs of <R, output>, R the output gradients; central differences in double, at up to
-// 24 elements of every input.
+// L = sum over outputs of <R, output>, R the output gradients; central differences in double, at
+// up to 24 elements of every input.
 std::string check_gradient(const OpCase& op) {
     if (!op.backward) return "";
     Ctx ctx(Backend::ref, 2);
@@ -258,8 +257,8 @@ std::string check_guard(const OpCase& op) {
                               name.c_str());
             for (double value : values_of(run.gradients.views.at(name)))
                 if (std::isnan(value))
-                    return format("%s (%s): d%s has elements never written or NaN",
-                                  op.name.c_str(), backend_name(backend), name.c_str());
+                    return format("%s (%s): d%s has elements never written or NaN", op.name.c_str(),
+                                  backend_name(backend), name.c_str());
         }
     }
     return "";

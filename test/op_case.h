@@ -1,6 +1,6 @@
 // One description of an op gives all its tests and its benchmark (the idea of ggml's
-// test-backend-ops): match against ref, gradient by finite differences, NaN-poisoned outputs between
-// sentinels, bit-equal reruns, and time.
+// test-backend-ops): match against ref, gradient by finite differences, NaN-poisoned outputs
+// between sentinels, bit-equal reruns, and time.
 #pragma once
 #include "llmc/core/file.h"
 #include "llmc/core/rng.h"
@@ -42,9 +42,9 @@ struct OpCase {
 
     // Optional: backward(ctx, a, d) reads d[output] and fills d[input].
     std::function<void(Ctx&, Views& a, Views& d)> backward = nullptr;
-    std::vector<std::string> outputs = {};                  // differentiable outputs
-    std::map<std::string, GradMode> inputs = {};            // inputs with a gradient
-    double grad_tolerance = 1e-5;                           // cpu backward against ref backward
+    std::vector<std::string> outputs = {};       // differentiable outputs
+    std::map<std::string, GradMode> inputs = {}; // inputs with a gradient
+    double grad_tolerance = 1e-5;                // cpu backward against ref backward
     double fd_tolerance = 1e-6; // ref backward against central differences of ref forward
 
     double bytes = 0, flops = 0; // of the forward, for the benchmark

@@ -137,6 +137,17 @@ TEST_CASE("rollout: a sample does not depend on rows, page size, threads or comp
             check_equal(other.generate(requests, settings(40)), want);
         }
     }
+    SECTION("few pages: samples wait for room") {
+        for (int pages : {10, 13, 40}) { // 120 tokens are 8 pages; 10 is the least
+            CAPTURE(pages);
+            Engine other(f.ctx, f.model, {28, 16, kLongest, pages});
+            const int free_before = other.free_pages();
+            check_equal(other.generate(requests, settings(40)), want);
+            CHECK(other.free_pages() == free_before);
+            CHECK(other.counts().prefilled == engine.counts().prefilled);
+        }
+        CHECK_THROWS_WITH(Engine(f.ctx, f.model, {28, 16, kLongest, 9}), Contains("9 pages"));
+    }
     SECTION("two threads") {
         Fixture g(Backend::cpu, 2, moe);
         Engine other(g.ctx, g.model, {5, 32, kLongest});

@@ -1,4 +1,5 @@
-// Files: whole reads, memory maps, atomic writes, checksums. Every failure is fatal() with the path.
+// Files: whole reads, memory maps, atomic writes, checksums. Every failure is fatal() with the
+// path.
 #pragma once
 #include <cstddef>
 #include <cstdint>

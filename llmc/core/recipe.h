@@ -1,9 +1,9 @@
-// Recipes: one table states every key of a program; usage, parser, range checks and the printed recipe
-// all come from it.
+// Recipes: one table states every key of a program; usage, parser, range checks and the printed
+// recipe all come from it.
 //
 // A recipe is plain text: `key = value` lines, `#` comments, a top part and one part per [section]
-// (./train: pretrain, midtrain, rl). What counts, weakest first: the table's default, the top of the
-// recipe, its section, `-key value` on the command line (every section that has the key),
+// (./train: pretrain, midtrain, rl). What counts, weakest first: the table's default, the top of
+// the recipe, its section, `-key value` on the command line (every section that has the key),
 // `-section.key value`.
 #pragma once
 #include <cstdint>

@@ -9,7 +9,8 @@ struct Philox {
 };
 Philox philox(uint64_t key, uint64_t counter_hi, uint64_t counter_lo);
 
-// Mixes two numbers into a key (SplitMix64 finaliser), to build keys from (seed, step, prompt, ...).
+// Mixes two numbers into a key (SplitMix64 finaliser), to build keys from (seed, step, prompt,
+// ...).
 uint64_t mix(uint64_t a, uint64_t b);
 
 // A stream for host-side generators: the same (key, stream) gives the same sequence.
@@ -17,9 +18,9 @@ struct Rng {
     uint64_t key = 0, stream = 0, counter = 0;
     Rng(uint64_t key_, uint64_t stream_) : key(key_), stream(stream_) {}
     uint64_t next_u64();
-    double uniform();               // [0, 1), 53 bits
-    double normal();                // mean 0, variance 1 (Box-Muller)
-    int64_t below(int64_t n);       // [0, n), n >= 1; unbiased
+    double uniform();         // [0, 1), 53 bits
+    double normal();          // mean 0, variance 1 (Box-Muller)
+    int64_t below(int64_t n); // [0, n), n >= 1; unbiased
     int64_t between(int64_t lo, int64_t hi) { return lo + below(hi - lo + 1); } // both inclusive
     bool chance(double p) { return uniform() < p; }
 };

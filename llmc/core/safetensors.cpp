@@ -14,8 +14,8 @@ constexpr uint64_t kMaxHeaderBytes = 100'000'000; // the limit of the reference 
 }
 
 Dtype parse_dtype(const std::string& path, const std::string& tensor, const std::string& text) {
-    for (Dtype dtype : {Dtype::f64, Dtype::f32, Dtype::bf16, Dtype::f16, Dtype::i32, Dtype::i64,
-                        Dtype::u8})
+    for (Dtype dtype :
+         {Dtype::f64, Dtype::f32, Dtype::bf16, Dtype::f16, Dtype::i32, Dtype::i64, Dtype::u8})
         if (text == dtype_name(dtype)) return dtype;
     bad(path, "tensor " + tensor + " has dtype " + text +
                   ", expected one of F64 F32 BF16 F16 I32 I64 U8");

@@ -1,5 +1,5 @@
-// safetensors: 8 bytes little-endian header length, JSON header, data. Read by memory map with every
-// bound checked; written one tensor at a time. Format: huggingface/safetensors README.
+// safetensors: 8 bytes little-endian header length, JSON header, data. Read by memory map with
+// every bound checked; written one tensor at a time. Format: huggingface/safetensors README.
 #pragma once
 #include "llmc/core/file.h"
 #include "llmc/core/view.h"

@@ -1,12 +1,14 @@
-// The embedded corpus: a seeded generator of small documents, so that the program needs no data to show
-// its three stages. doc/operating.md describes the families.
+// The embedded corpus: a seeded generator of small documents, so that the program needs no data to
+// show its three stages. doc/operating.md describes the families.
 //
-//   arithmetic  a question about a + b or a - b (a, b in 2..24) in one of several phrasings, worked in one of
-//               several ways, the answer in \boxed{}; a share `flaw` of the answers is wrong
+//   arithmetic  a question about a + b or a - b (a, b in 2..24) in one of several phrasings,
+//               worked in one of several ways, the answer in \boxed{}; a share `flaw` of the
+//               answers is wrong
 //   chains      word problems of two to four steps, worked step by step
 //   sentences   plain sentences
 //
-// 144 of the (a, b, op) triples are held out: no training document contains one, not even as a step.
+// 144 of the (a, b, op) triples are held out: no training document contains one, not even as a
+// step.
 #pragma once
 #include "llmc/core/rng.h"
 

@@ -1,8 +1,10 @@
 // Problems with a checkable answer, for RL and evaluation.
 //
-//   embedded:arithmetic, embedded:chains   generated; training problems and the held-out ones never overlap
-//   FILE.jsonl                             "question"/"prompt" and "answer" ("#### 42" is understood); held out
-//                                          by hash, or all of it where the file is only evaluated
+//   embedded:arithmetic, embedded:chains   generated; training problems and the held-out ones
+//                                          never overlap
+//   FILE.jsonl                             "question"/"prompt" and "answer" ("#### 42" is
+//                                          understood); held out by hash, or all of it where the
+//                                          file is only evaluated
 #pragma once
 #include "llmc/data/source.h"
 

@@ -28,8 +28,8 @@ Document whole_document(const Tokenizer& tokenizer, const std::string& text) {
 // ------------------------------------------------------------------------------------------------
 // embedded
 
-// Generated texts fall into the two splits by their hash, like any other: the validation split has the
-// same distribution and no text of the training split.
+// Generated texts fall into the two splits by their hash, like any other: the validation split has
+// the same distribution and no text of the training split.
 class EmbeddedSource : public Source {
   public:
     EmbeddedSource(const std::string& family, double flaw, const Tokenizer& tokenizer, Split split,

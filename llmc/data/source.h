@@ -1,9 +1,11 @@
-// Where text comes from: a numbered list of documents, the same on every visit, so that a position in it is
-// a number and a run can continue there.
+// Where text comes from: a numbered list of documents, the same on every visit, so that a position
+// in it is a number and a run can continue there.
 //
-//   embedded:arithmetic[:flaw=F]  embedded:chains[:flaw=F]  embedded:sentences    generated, endless
+//   embedded:arithmetic[:flaw=F]  embedded:chains[:flaw=F]  embedded:sentences    generated,
+//                                                                                 endless
 //   FILE.txt     one text, cut into pieces at line ends; its last part is the validation split
-//   FOLDER       every .txt file one document, every .jsonl file its lines, every .shard file its documents
+//   FOLDER       every .txt file one document, every .jsonl file its lines, every .shard file its
+//                documents
 //   FILE.jsonl   one object per line: "text", or "question"/"prompt" with "answer"
 //   FILE.shard   tokens (shard.h)
 #pragma once

@@ -1,6 +1,7 @@
 // Packed training rows from a mixture of sources.
 //
-// Documents are laid end to end over the N = B*T tokens of a batch, a longer one than T in segments of T:
+// Documents are laid end to end over the N = B*T tokens of a batch, a longer one than T in
+// segments of T:
 //
 //   tokens    | d o c A | d o c   B | d o c C (cut at the end, goes on in the next batch)
 //   positions   0 1 2 .   0 1 2 ...   0 1 2

@@ -22,8 +22,8 @@ std::string Tokenizer::decode(const std::vector<int32_t>& tokens) const {
     return decode(tokens.data(), tokens.size());
 }
 
-// Hugging Face writes a byte as a printable character: itself where it is one, else U+0100 and up in
-// the order of the bytes that are not (the GPT-2 byte map).
+// Hugging Face writes a byte as a printable character: itself where it is one, else U+0100 and up
+// in the order of the bytes that are not (the GPT-2 byte map).
 static std::string printable_byte(int byte, int* next) {
     const bool itself = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
     const int code = itself ? byte : 256 + (*next)++;

@@ -10,8 +10,8 @@ enum class Backend { ref, cpu }; // ref: double, plain loops, the oracle. cpu: f
 
 struct GemmCache; // device/gemm.cpp
 
-// Bump allocator for an op's temporaries. A ScratchFrame gives everything back at its end; after the
-// first steps no call reaches the system allocator.
+// Bump allocator for an op's temporaries. A ScratchFrame gives everything back at its end; after
+// the first steps no call reaches the system allocator.
 class Scratch {
   public:
     void* alloc(size_t bytes); // 64-byte aligned, uninitialised

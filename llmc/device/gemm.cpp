@@ -72,15 +72,22 @@ static GemmCache::Primitive make_primitive(GemmCache& cache, const std::array<in
                                    dnnl::memory(md_a, cache.engine, nullptr),
                                    dnnl::memory(md_b, cache.engine, nullptr),
                                    dnnl::memory(md_c, cache.engine, nullptr),
-                                   dnnl::memory(md_s, cache.engine, nullptr), md_s.get_size()};
+                                   dnnl::memory(md_s, cache.engine, nullptr),
+                                   md_s.get_size()};
     return primitive;
 }
 
 static void gemm_cpu(Ctx& ctx, View& c, const View& a, Trans trans_a, const View& b, Trans trans_b,
                      Store store, int64_t k) {
     GemmCache& cache = *ctx.gemm_cache;
-    std::array<int64_t, 9> key = {c.shape[0], c.shape[1], k, a.ld, b.ld, c.ld,
-                                  trans_a == Trans::yes, trans_b == Trans::yes,
+    std::array<int64_t, 9> key = {c.shape[0],
+                                  c.shape[1],
+                                  k,
+                                  a.ld,
+                                  b.ld,
+                                  c.ld,
+                                  trans_a == Trans::yes,
+                                  trans_b == Trans::yes,
                                   store == Store::accumulate};
     try {
         auto found = cache.primitives.find(key);
@@ -105,9 +112,8 @@ static void gemm_cpu(Ctx& ctx, View& c, const View& a, Trans trans_a, const View
 }
 
 const char* gemm_library() {
-    static const std::string text =
-        format("oneDNN %d.%d.%d", dnnl_version()->major, dnnl_version()->minor,
-               dnnl_version()->patch);
+    static const std::string text = format("oneDNN %d.%d.%d", dnnl_version()->major,
+                                           dnnl_version()->minor, dnnl_version()->patch);
     return text.c_str();
 }
 
@@ -141,8 +147,8 @@ static void gemm_cpu(Ctx& ctx, View& c, const View& a, Trans trans_a, const View
         int64_t j0 = panel * kTileColumns;
         tile_gemm(int(std::min<int64_t>(kRowBlock, m - i0)),
                   int(std::min<int64_t>(kTileColumns, n - j0)), int(k), pa + i0 * a_row, a_row,
-                  a_col, packed + panel * k * kTileColumns, kTileColumns, pc + i0 * c.ld + j0,
-                  c.ld, mode);
+                  a_col, packed + panel * k * kTileColumns, kTileColumns, pc + i0 * c.ld + j0, c.ld,
+                  mode);
     });
 }
 

@@ -1,6 +1,6 @@
 // The one seam for dense matrix products: plain loops in double (ref), oneDNN matmul primitives or,
-// without oneDNN, our tile kernel (cpu). Row results never depend on the number of rows: decoding and
-// the training forward agree bit for bit (test/test_gemm.cpp keeps this true).
+// without oneDNN, our tile kernel (cpu). Row results never depend on the number of rows: decoding
+// and the training forward agree bit for bit (test/test_gemm.cpp keeps this true).
 #pragma once
 #include "llmc/device/context.h"
 

@@ -49,7 +49,7 @@ inline float lane_max(Vf v) { // a NaN lane may be dropped: callers detect NaN i
 }
 
 // e^x, relative error below 1.2e-7; 0 below -87.3 (no subnormals), +inf above 88.7, NaN for NaN.
-// Cody-Waite: x = n ln2 + r with |r| <= ln2/2, then a degree-6 polynomial and a shift of the exponent.
+// Cody-Waite: x = n ln2 + r, |r| <= ln2/2, then a degree-6 polynomial and a shift of the exponent.
 inline Vf exp(Vf x) {
     const Vf lowest = splat(-87.33f), highest = splat(88.72f);
     Vf clamped = x < lowest ? lowest : x;

@@ -1,8 +1,8 @@
-// The CPU's inner product kernel: C (m, n) += A (m, k) B (k, n) on tiles that fit the cache, shared by
-// attention, the experts' grouped GEMM and the dense GEMM without oneDNN.
+// The CPU's inner product kernel: C (m, n) += A (m, k) B (k, n) on tiles that fit the cache,
+// shared by attention, the experts' grouped GEMM and the dense GEMM without oneDNN.
 //
-// Every element of C is one chain of fused multiply-adds over k in ascending order, whatever m, n and
-// the position in the tile are: rows never depend on how many rows there are.
+// Every element of C is one chain of fused multiply-adds over k in ascending order, whatever m, n
+// and the position in the tile are: rows never depend on how many rows there are.
 #pragma once
 #include "llmc/device/simd.h"
 

@@ -18,8 +18,8 @@ class BufferPool {
 
 // What one block computes and its backward reads. F = the block's or an expert's ffn width.
 //
-//   stream -> [norm] attention_in -> qkv -> qk (normed, rotated) -> attention_out -o-> (+) stream_mid
-//   stream_mid -> [norm] ffn_in -> gate_up -> act -down-> (+) next block's stream
+//   stream -> [norm] attention_in -> qkv -> qk (normed, rotated) -> attention_out -o-> (+)
+//   stream_mid stream_mid -> [norm] ffn_in -> gate_up -> act -down-> (+) next block's stream
 struct BlockActs {
     View stream, attention_in, attention_rstd; // (N, C) (N, C) (N)
     View qkv, qk, qk_rstd;                     // (N, (H+2HKV)D) (N, (H+HKV)D) (N, H+HKV)
@@ -61,8 +61,8 @@ void block_forward(Ctx& ctx, const ModelConfig& config, const BlockParams& weigh
                    const BlockActs& acts, View delta_out, const View& inp, const View& delta,
                    const View& rope, const View& positions, const Attend& attend);
 
-// grads.dstream enters as the gradient of the stream after the block and leaves as the gradient of the
-// stream before it; weight gradients accumulate in dweights.
+// grads.dstream enters as the gradient of the stream after the block and leaves as the gradient of
+// the stream before it; weight gradients accumulate in dweights.
 void block_backward(Ctx& ctx, const ModelConfig& config, const BlockParams& weights,
                     const BlockParams& dweights, const BlockActs& acts, const BlockGrads& grads,
                     const View& rope, const View& positions, const View& doc_start);

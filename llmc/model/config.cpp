@@ -10,8 +10,9 @@ struct Preset {
     ModelConfig config;
 };
 
-// tiny*: the embedded recipe's (bytes + end of text). demo*: benchmarks. 1B ... 10B-A0.5B: Table 1 of arXiv 2512.22955 with
-// the conventions of Qwen3 where it is silent (head_dim 128, vocabulary 151936, dense tied, MoE not).
+// tiny*: the embedded recipe's (bytes + end of text). demo*: benchmarks. 1B ... 10B-A0.5B: Table 1
+// of arXiv 2512.22955 with the conventions of Qwen3 where it is silent (head_dim 128, vocabulary
+// 151936, dense tied, MoE not).
 const std::vector<Preset>& presets() {
     // layers channels ffn heads kv head_dim vocab E K expert_ffn tied positions
     static const std::vector<Preset> table = {

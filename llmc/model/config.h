@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-// Dense = Qwen3 (arXiv 2505.09388): RMSNorm, GQA, per-head QK-norm, rotate-half RoPE, SwiGLU, no biases.
-// MoE = the same with a sigmoid router, selection-only bias and dropless experts in every layer
-// (Glm4MoeForCausalLM on disk).
+// Dense = Qwen3 (arXiv 2505.09388): RMSNorm, GQA, per-head QK-norm, rotate-half RoPE, SwiGLU, no
+// biases. MoE = the same with a sigmoid router, selection-only bias and dropless experts in every
+// layer (Glm4MoeForCausalLM on disk).
 struct ModelConfig {
     int layers = 0;            // L
     int channels = 0;          // C
@@ -48,8 +48,8 @@ struct ParameterCounts {
 };
 ParameterCounts count_parameters(const ModelConfig& config);
 
-// config.json as transformers reads it (Qwen3ForCausalLM or Glm4MoeForCausalLM) and back; `path` names
-// the file in messages. A field this program cannot honour (attention bias, sliding window, softmax
-// router, partial rotation, shared experts, ...) is refused by name.
+// config.json as transformers reads it (Qwen3ForCausalLM or Glm4MoeForCausalLM) and back; `path`
+// names the file in messages. A field this program cannot honour (attention bias, sliding window,
+// softmax router, partial rotation, shared experts, ...) is refused by name.
 Json config_to_json(const ModelConfig& config, int end_of_text);
 ModelConfig config_from_json(const Json& json, const std::string& path);

@@ -1,6 +1,6 @@
-// Forward of single tokens over a paged KV cache: N rows, each the next token (or one of the prompt's
-// tokens) of some sequence. The same ops as TrainPass::forward, so that a row's hidden state and logits
-// are bit for bit those of a training forward over the whole sequence.
+// Forward of single tokens over a paged KV cache: N rows, each the next token (or one of the
+// prompt's tokens) of some sequence. The same ops as TrainPass::forward, so that a row's hidden
+// state and logits are bit for bit those of a training forward over the whole sequence.
 #pragma once
 #include "llmc/model/kv_cache.h"
 #include "llmc/model/model.h"

@@ -21,10 +21,11 @@ struct Model {
     Buffer rope_;
 };
 
-// Hugging Face directories: config.json + model.safetensors (or model.safetensors.index.json and its
-// shards) with per-expert tensor names; values are stored as F32 and read from F64, F32, F16 or BF16.
+// Hugging Face directories: config.json + model.safetensors (or model.safetensors.index.json and
+// its shards) with per-expert tensor names; values are stored as F32 and read from F64, F32, F16
+// or BF16.
 ModelConfig read_config(const std::string& directory);
 void load_weights(Model& model, const std::string& directory);
-// Writes the two files and returns the hash64 of model.safetensors. The caller makes the directory and
-// its atomicity.
+// Writes the two files and returns the hash64 of model.safetensors. The caller makes the directory
+// and its atomicity.
 uint64_t save_weights(const Model& model, const std::string& directory, int end_of_text);

@@ -49,8 +49,8 @@ void list_block(std::vector<Param>& out, const ModelConfig& c, int l) {
         add(format("mlp.experts.%d.down_proj.weight", e), {C, F}, ParamKind::residual);
 }
 
-// Gives the tensors of one class their places, in table order. Only the ends of fused groups are aligned:
-// inside a group tensors follow each other without a gap.
+// Gives the tensors of one class their places, in table order. Only the ends of fused groups are
+// aligned: inside a group tensors follow each other without a gap.
 int64_t place(std::vector<Param>& params, int64_t offset, const ModelConfig& c,
               bool (*belongs)(ParamKind)) {
     auto ends_with = [](const std::string& s, const char* tail) {

@@ -30,8 +30,8 @@ struct Param {
 //   | norms of all layers |  router biases of all layers |
 //     ^ decayed              ^ not decayed            ^ not trained
 //
-// A MoE layer has, in place of gate up down: router (E, C), experts' gate up (E, 2F, C), experts' down
-// (E, C, F). Rows V..Vp-1 of embedding and head are zero and stay so.
+// A MoE layer has, in place of gate up down: router (E, C), experts' gate up (E, 2F, C), experts'
+// down (E, C, F). Rows V..Vp-1 of embedding and head are zero and stay so.
 struct ParamTable {
     explicit ParamTable(const ModelConfig& config);
     const Param* find(const std::string& name) const;
@@ -67,6 +67,7 @@ class ParamSet {
     std::vector<BlockParams> blocks_;
 };
 
-// Start values: a function of (seed, name of the tensor, index), whatever the order or the thread count.
+// Start values: a function of (seed, name of the tensor, index), whatever the order or the thread
+// count.
 void init_params(ParamSet& params, const ParamTable& table, const ModelConfig& config,
                  uint64_t seed, double std);

@@ -1,20 +1,21 @@
 // Causal attention over packed documents and over a paged KV cache. equations (X1)-(X6) in
-// doc/equations.md; the block-wise softmax is that of FlashAttention, Dao et al., arXiv 2205.14135; grouped
-// heads, Ainslie et al., arXiv 2305.13245 -> this contract -> attention.cpp -> attention_cpu.cpp ->
-// cases in test/cases/attention.cpp, test/test_attention.cpp.
+// doc/equations.md; the block-wise softmax is that of FlashAttention, Dao et al., arXiv
+// 2205.14135; grouped heads, Ainslie et al., arXiv 2305.13245 -> this contract -> attention.cpp ->
+// attention_cpu.cpp -> cases in test/cases/attention.cpp, test/test_attention.cpp.
 #pragma once
 #include "llmc/ops/dispatch.h"
 
 namespace ref {
 
-// Row n of query head h attends to rows doc_start[n]..n of key/value head h / (H / HKV), eq. (X1)-(X3).
+// Row n of query head h attends to rows doc_start[n]..n of key/value head h / (H / HKV), eq.
+// (X1)-(X3).
 //   out       (N, H*D)   X    written
 //   lse       (N, H)     X    written: ln of the sum of exp of the scaled scores
 //   q         (N, H*D)   X    strided rows allowed, here and below
 //   k, v      (N, HKV*D) X
 //   doc_start (N)        i32  first row of n's document; the same over a document
-// Scale 1 / sqrt(D). A row depends on its own document only: key blocks are counted from the document's
-// start. Memory linear in N.
+// Scale 1 / sqrt(D). A row depends on its own document only: key blocks are counted from the
+// document's start. Memory linear in N.
 void attention_forward(Ctx& ctx, View out, View lse, const View& q, const View& k, const View& v,
                        const View& doc_start, int heads, int kv_heads);
 
@@ -26,7 +27,8 @@ void attention_backward(Ctx& ctx, View dq, View dk, View dv, const View& dout, c
                         const View& lse, const View& q, const View& k, const View& v,
                         const View& doc_start, int heads, int kv_heads);
 
-// Query n attends to positions 0..length[n]-1 of sequence row[n], whose keys and values lie in pages.
+// Query n attends to positions 0..length[n]-1 of sequence row[n], whose keys and values lie in
+// pages.
 //   out        (N, H*D)                    X    written
 //   q          (N, H*D)                    X
 //   k_pages    (pages, page_size, HKV*D)   X    position p: page page_table[row][p / page_size]

@@ -1,5 +1,6 @@
-// Backward of attention on the CPU. One task = one document's key/value head with the query heads that
-// share it: it walks key blocks, then query tiles, and owns all it writes. Contract: attention.h.
+// Backward of attention on the CPU. One task = one document's key/value head with the query heads
+// that share it: it walks key blocks, then query tiles, and owns all it writes. Contract:
+// attention.h.
 #include "llmc/device/parallel.h"
 #include "llmc/device/simd.h"
 #include "llmc/device/tile.h"

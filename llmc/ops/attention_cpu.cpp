@@ -4,9 +4,9 @@
 //   document rows   | 0 ............ 63 | 64 ........... 127 | 128 .. 140 0 0 0 |
 //   packed                K^T (D, kKeys)  and V (kKeys, D) per block
 //
-// A query row meets the same blocks with the same arithmetic whether it comes in a tile of the training
-// forward or alone from the decoder: products go through tile_gemm, whose rows do not depend on their
-// number, and the softmax is per row. Contract: attention.h.
+// A query row meets the same blocks with the same arithmetic whether it comes in a tile of the
+// training forward or alone from the decoder: products go through tile_gemm, whose rows do not
+// depend on their number, and the softmax is per row. Contract: attention.h.
 #include "llmc/device/parallel.h"
 #include "llmc/device/simd.h"
 #include "llmc/device/tile.h"
@@ -58,8 +58,8 @@ struct RowSoftmax {
     float max = -std::numeric_limits<float>::infinity(), sum = 0;
 };
 
-// Turns one row of scaled-to-be scores over a block into weights relative to the new maximum; returns the
-// factor by which what was summed before shrinks. Columns from `valid` on get 0.
+// Turns one row of scaled-to-be scores over a block into weights relative to the new maximum;
+// returns the factor by which what was summed before shrinks. Columns from `valid` on get 0.
 float softmax_block(RowSoftmax& row, float* scores, int valid, float scale) {
     Vf largest = splat(-std::numeric_limits<float>::infinity());
     for (int j = 0; j < kKeys; j += kLanes) {
@@ -83,8 +83,8 @@ float softmax_block(RowSoftmax& row, float* scores, int valid, float scale) {
     return shrink;
 }
 
-// `rows` query rows (row r at position first + r, stride q_ld) over blocks 0..first/kKeys; all rows lie
-// in the same key block. Block b is at k_packed + b * D * kKeys, likewise v_packed.
+// `rows` query rows (row r at position first + r, stride q_ld) over blocks 0..first/kKeys; all
+// rows lie in the same key block. Block b is at k_packed + b * D * kKeys, likewise v_packed.
 void attend_tile(float* out, int64_t out_ld, float* lse, int64_t lse_ld, const float* q,
                  int64_t q_ld, int rows, const int* position, int D, const float* k_packed,
                  const float* v_packed, float* scores) {

@@ -1,5 +1,5 @@
-// Token embedding. equations (E1)-(E2) in doc/equations.md -> this contract -> embed.cpp -> embed_cpu.cpp
-// -> cases in test/cases/embed.cpp.
+// Token embedding. equations (E1)-(E2) in doc/equations.md -> this contract -> embed.cpp ->
+// embed_cpu.cpp -> cases in test/cases/embed.cpp.
 #pragma once
 #include "llmc/ops/dispatch.h"
 

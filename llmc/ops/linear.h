@@ -1,5 +1,5 @@
-// Linear layer without bias. equations (L1)-(L3) in doc/equations.md -> this contract -> linear.cpp ->
-// linear_cpu.cpp -> cases in test/cases/linear.cpp. The products are device/gemm's.
+// Linear layer without bias. equations (L1)-(L3) in doc/equations.md -> this contract ->
+// linear.cpp -> linear_cpu.cpp -> cases in test/cases/linear.cpp. The products are device/gemm's.
 #pragma once
 #include "llmc/device/gemm.h"
 #include "llmc/ops/dispatch.h"

@@ -1,4 +1,5 @@
-// The shaped loss: contract checks, per-row scalars, reference. Contract: loss.h. Fast CPU: loss_cpu.cpp.
+// The shaped loss: contract checks, per-row scalars, reference. Contract: loss.h. Fast CPU:
+// loss_cpu.cpp.
 #include "llmc/ops/loss.h"
 
 #include <algorithm>
@@ -53,7 +54,8 @@ LossRow loss_row(double max, double target_e, double target_u, double head, doub
     const double p = target_e / S;
     // Likely target: the ratio form keeps a small loss exact.
     row.ce = target_e > others ? std::log1p(others / target_e) : std::log(S) - target_u;
-    // ln S = log1p(rest), and no u is positive: a sum of positive terms, so small entropies are exact too.
+    // ln S = log1p(rest), and no u is positive: a sum of positive terms, so small entropies are
+    // exact too.
     row.entropy = std::log1p(rest) - (weighted + (target_e > 0 ? target_e * target_u : 0)) / S;
     const double focus = shape.beta == 0 ? 1 : std::pow(std::max(row.q, smallest_q), shape.beta);
     // p_x r_x, eq. (11): q^beta, or p_x^(1 - q^beta)

@@ -1,6 +1,7 @@
-// Mixture of experts: router, slots, grouped products, combine. equations (M1)-(M9) in doc/equations.md;
-// auxiliary-loss-free balancing, Wang et al., arXiv 2408.15664 -> this contract -> moe.cpp (router, slots,
-// reference) -> moe_cpu.cpp -> cases in test/cases/moe.cpp, test/test_moe.cpp.
+// Mixture of experts: router, slots, grouped products, combine. equations (M1)-(M9) in
+// doc/equations.md; auxiliary-loss-free balancing, Wang et al., arXiv 2408.15664 -> this contract
+// -> moe.cpp (router, slots, reference) -> moe_cpu.cpp -> cases in test/cases/moe.cpp,
+// test/test_moe.cpp.
 //
 //   rows (N)  --router-->  experts (N, K), weights (N, K)
 //   slots (S = N*K), sorted by expert, rows of an expert in ascending order:
@@ -12,8 +13,8 @@
 
 namespace ref {
 
-// Scores and selection, eq. (M1)-(M3): score = sigmoid(logit); the K largest of score + bias, equal ones by
-// lower index; weight = scale * score / (sum of the selected scores).
+// Scores and selection, eq. (M1)-(M3): score = sigmoid(logit); the K largest of score + bias,
+// equal ones by lower index; weight = scale * score / (sum of the selected scores).
 //   weights (N, K) X    written
 //   experts (N, K) i32  written, ascending
 //   scores  (N, E) X    written
@@ -32,7 +33,8 @@ void router_backward(Ctx& ctx, View dlogits, const View& dweights, const View& w
 //   experts (N, K)                                i32
 void slots_forward(Ctx& ctx, View offsets, View slot_row, View row_slot, const View& experts);
 
-// out[s] = weight[expert of s] inp[slot_row[s]], eq. (M5). A slot's result does not depend on others.
+// out[s] = weight[expert of s] inp[slot_row[s]], eq. (M5). A slot's result does not depend on
+// others.
 //   out      (S, O)    X    written
 //   inp      (M, C)    X
 //   slot_row (S)       i32  or empty: inp[s]
@@ -61,8 +63,8 @@ void moe_combine_backward(Ctx& ctx, View dslots, View dweights, const View& dout
 //   dinp (N, C) X written
 void moe_gather_backward(Ctx& ctx, View dinp, const View& dslots, const View& row_slot);
 
-// Once per optimizer step: bias_e += rate * (sign(mean - count_e) - mean of those signs), eq. (M8). The
-// zero-mean form keeps the biases from drifting together; selection is the same.
+// Once per optimizer step: bias_e += rate * (sign(mean - count_e) - mean of those signs), eq.
+// (M8). The zero-mean form keeps the biases from drifting together; selection is the same.
 //   bias (E) X updated, counts (E) i32 tokens routed in the step
 void moe_bias_update(Ctx& ctx, View bias, const View& counts, double rate);
 

@@ -1,7 +1,7 @@
-// Mixture of experts on the CPU. The grouped products run through tile_gemm: one task = one expert and
-// one panel of output columns, so that few or uneven experts still fill the cores, every element is
-// one chain in a fixed order, and a slot's result does not depend on how many the expert has.
-// Contract: moe.h.
+// Mixture of experts on the CPU. The grouped products run through tile_gemm: one task = one expert
+// and one panel of output columns, so that few or uneven experts still fill the cores, every
+// element is one chain in a fixed order, and a slot's result does not depend on how many the
+// expert has. Contract: moe.h.
 #include "llmc/device/parallel.h"
 #include "llmc/device/simd.h"
 #include "llmc/device/tile.h"

@@ -5,8 +5,8 @@
 
 namespace ref {
 
-// Adds the block's output to the residual stream and normalises the sum, eq. (N1)-(N2); RMSNorm, Zhang
-// & Sennrich, arXiv 1910.07467.
+// Adds the block's output to the residual stream and normalises the sum, eq. (N1)-(N2); RMSNorm,
+// Zhang & Sennrich, arXiv 1910.07467.
 //   out      (N, C) X   written: residual * rstd * weight
 //   residual (N, C) X   written: inp + delta; not touched where delta is empty
 //   rstd     (N)    X   written: 1 / sqrt(mean(residual^2) + eps)

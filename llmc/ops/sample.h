@@ -12,9 +12,10 @@ struct SampleShape {
 
 namespace ref {
 
-// Draws tokens[n] from softmax(logits[n] / temperature), kept to the top_k largest (lower index first
-// among equals), then to the smallest set of most likely tokens with mass >= top_p, renormalised:
-// the first index where the cumulative probability in index order exceeds uniform[n], eq. (T1).
+// Draws tokens[n] from softmax(logits[n] / temperature), kept to the top_k largest (lower index
+// first among equals), then to the smallest set of most likely tokens with mass >= top_p,
+// renormalised: the first index where the cumulative probability in index order exceeds
+// uniform[n], eq. (T1).
 //   tokens  (N)     i32 written
 //   logits  (N, Vp) X
 //   uniform (N)     f64 in [0, 1)

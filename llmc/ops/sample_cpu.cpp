@@ -1,5 +1,5 @@
-// Sampling on the CPU: rows in parallel; probabilities in fp32, the cumulative sum in double. Without
-// truncation two passes over the row and no sort. Contract: sample.h.
+// Sampling on the CPU: rows in parallel; probabilities in fp32, the cumulative sum in double.
+// Without truncation two passes over the row and no sort. Contract: sample.h.
 #include "llmc/device/parallel.h"
 #include "llmc/device/simd.h"
 #include "llmc/ops/sample.h"

@@ -11,14 +11,26 @@
 
 namespace {
 
-// Row counts are rounded up to few values, so that few GEMM shapes are prepared; the extra rows write to
-// a page of their own.
+// Row counts are rounded up to few values, so that few GEMM shapes are prepared; the extra rows
+// write to a page of their own.
 int64_t padded_rows(int64_t rows) {
     if (rows <= 8) return (rows + 3) / 4 * 4;
     return (rows + 15) / 16 * 16;
 }
 
 int pages_for(int64_t tokens, int page_size) { return int((tokens + page_size - 1) / page_size); }
+
+// Room for the longest sequence of every row, one waiting prompt, and the padding. Without one
+// sequence of full length beside its own prompt's partial page nothing could begin.
+int cache_pages(const EngineSettings& settings) {
+    const int longest = pages_for(settings.longest, settings.page_size), least = longest + 2;
+    if (settings.pages == 0) return (settings.rows + 1) * longest + 1;
+    if (settings.pages < least)
+        fatal(format("rollout: %d pages of %d tokens cannot hold one sequence of %d tokens",
+                     settings.pages, settings.page_size, settings.longest),
+              format("%d pages are the least", least));
+    return settings.pages;
+}
 
 constexpr int kPrefillRows = 512; // prompt tokens of one call
 
@@ -31,10 +43,7 @@ double sample_uniform(uint64_t seed, uint64_t step, uint64_t prompt_id, int samp
 
 Engine::Engine(Ctx& ctx, const Model& model, const EngineSettings& settings)
     : ctx_(ctx), model_(model), settings_(settings),
-      // Room for the longest sequence of every row, one waiting prompt, and the padding.
-      cache_(model.config, ctx.dtype(),
-             (settings.rows + 1) * pages_for(settings.longest, settings.page_size) + 1,
-             settings.page_size),
+      cache_(model.config, ctx.dtype(), cache_pages(settings), settings.page_size),
       pass_(ctx, model, cache_, padded_rows(std::max(settings.rows, kPrefillRows)),
             padded_rows(settings.rows)),
       pages_(std::make_unique<PageTable>(cache_.pages())) {
@@ -65,6 +74,7 @@ struct Sequence {
     std::vector<int> pages;
     int64_t length; // tokens in the cache
     int32_t next;   // token to feed
+    int promised;   // free pages it may still take
     Completion completion;
 };
 
@@ -123,27 +133,43 @@ class Generation {
     void forward(Rows& rows) {
         const size_t padded = size_t(padded_rows(int64_t(rows.tokens.size())));
         while (rows.tokens.size() < padded) rows.add(0, 0, e_.settings_.rows, 0, page_size_);
-        // Neighbouring padding rows would write one line twice; they all write the same value there.
+        // Neighbouring padding rows would write one line twice; they all write the same value
+        // there.
         e_.pass_.forward({index_view(rows.tokens, "tokens"),
                           index_view(rows.positions, "positions"), index_view(rows.row, "row"),
                           index_view(rows.length, "length"), index_view(rows.slot, "slot"),
                           table_view()});
     }
 
-    // Fills free rows with samples of the present prompt, prefilling the next one when it is used up.
+    // Fills free rows with samples of the present prompt, prefilling the next one when it is used
+    // up. A sample begins when all pages it may ever need are free: none has to be undone later.
     void admit() {
         while (!free_rows_.empty() && next_request_ < requests_.size()) {
             const Request& request = requests_[next_request_];
-            if (prompt_.pages.empty()) prefill(request);
-            const int count = std::min(prompt_.waiting, int(free_rows_.size()));
+            const int64_t length = int64_t(request.prompt.size());
+            const int need = pages_for(length + s_.max_new_tokens, page_size_) -
+                             int(length / page_size_); // beyond the prompt's full pages
+            if (prompt_.pages.empty()) {
+                if (unpromised_pages() < pages_for(length, page_size_) + need) return;
+                prefill(request);
+            }
+            const int count =
+                std::min({prompt_.waiting, int(free_rows_.size()), unpromised_pages() / need});
             const int first = request.samples - prompt_.waiting;
-            begin_samples(request, first, count);
+            begin_samples(request, first, count, need);
             prompt_.waiting -= count;
             if (prompt_.waiting > 0) return;
             for (int page : prompt_.pages) e_.pages_->release(page);
             prompt_.pages.clear();
             next_request_++;
         }
+    }
+    int unpromised_pages() const { return e_.pages_->free_pages() - promised_; }
+    int take_promised(Sequence& sequence) {
+        require(sequence.promised > 0, "rollout: a sequence outgrew its pages");
+        sequence.promised--;
+        promised_--;
+        return e_.pages_->take();
     }
 
     // Runs the prompt through the model once; leaves its last token's hidden state in the pass.
@@ -170,19 +196,21 @@ class Generation {
                              static_cast<const char*>(logits.data) + logits.bytes());
     }
 
-    void begin_samples(const Request& request, int first, int count) {
+    void begin_samples(const Request& request, int first, int count, int need) {
+        if (count == 0) return;
         const int64_t length = int64_t(request.prompt.size());
         const int full = int(length / page_size_), partial = length % page_size_ ? 1 : 0;
         std::vector<Sequence> begun;
         for (int i = 0; i < count; i++) {
-            Sequence sequence{next_request_, first + i, free_rows_.back(), {}, length, 0, {}};
+            Sequence sequence{next_request_, first + i, free_rows_.back(), {}, length, 0, need, {}};
+            promised_ += need;
             free_rows_.pop_back();
             for (int p = 0; p < full; p++) {
                 e_.pages_->share(prompt_.pages[p]);
                 sequence.pages.push_back(prompt_.pages[p]);
             }
             if (partial) {
-                sequence.pages.push_back(e_.pages_->take());
+                sequence.pages.push_back(take_promised(sequence));
                 e_.cache_.copy_page(sequence.pages.back(), prompt_.pages[full]);
             }
             std::copy(sequence.pages.begin(), sequence.pages.end(), table_row(sequence.row));
@@ -244,6 +272,7 @@ class Generation {
         }
         q.completion.finish = stop ? Finish::stop : Finish::length;
         for (int page : q.pages) e_.pages_->release(page);
+        promised_ -= q.promised;
         free_rows_.push_back(q.row);
         done_.push_back(std::move(q.completion));
     }
@@ -255,8 +284,9 @@ class Generation {
         Rows rows;
         for (Sequence& q : batch) {
             if (q.length % page_size_ == 0) {
-                table_row(q.row)[q.pages.size()] = e_.pages_->take();
-                q.pages.push_back(table_row(q.row)[q.pages.size()]);
+                const int page = take_promised(q);
+                table_row(q.row)[q.pages.size()] = page;
+                q.pages.push_back(page);
             }
             rows.add(q.next, q.length, q.row, q.pages.back(), page_size_);
             q.length++;
@@ -281,6 +311,7 @@ class Generation {
     int32_t last_row_ = 0;
     std::vector<char> first_logits_;
     std::vector<Sequence> active_;
+    int promised_ = 0; // free pages that active sequences may still take
     std::vector<Completion> done_;
 };
 

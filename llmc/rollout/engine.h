@@ -1,9 +1,10 @@
 // The rollout engine: samples answers to prompts over the same weights and ops as training.
 //
-// A prompt is prefilled once; its G samples share its full pages and copy the last, partial one. Sequences
-// are decoded together, as many as `rows`; where one ends the next begins (continuous batching). Random
-// numbers are a function of (seed, step, prompt id, sample, position), and every row's arithmetic is
-// independent of the others, so a sample does not depend on the batch it ran in.
+// A prompt is prefilled once; its G samples share its full pages and copy the last, partial one.
+// Sequences are decoded together, as many as `rows`; where one ends the next begins (continuous
+// batching). Random numbers are a function of (seed, step, prompt id, sample, position), and every
+// row's arithmetic is independent of the others, so a sample does not depend on the batch it ran
+// in.
 #pragma once
 #include "llmc/model/decode_pass.h"
 
@@ -15,6 +16,7 @@ struct EngineSettings {
     int rows;      // sequences decoded at a time
     int page_size; // tokens of a KV cache page
     int longest;   // prompt + answer, tokens
+    int pages = 0; // of the KV cache; 0 = enough for `rows` longest sequences. Fewer: samples wait
 };
 
 struct SampleSettings {
@@ -51,8 +53,8 @@ class Engine {
     Engine(Ctx& ctx, const Model& model, const EngineSettings& settings);
     ~Engine();
 
-    // Completions ordered by request, then sample. fatal() if a prompt with its answer is longer than
-    // `longest`.
+    // Completions ordered by request, then sample. fatal() if a prompt with its answer is longer
+    // than `longest`.
     std::vector<Completion> generate(const std::vector<Request>& requests,
                                      const SampleSettings& settings);
     EngineCounts counts() const { return counts_; } // since construction

@@ -13,8 +13,8 @@ struct Answer {
     bool right;
 };
 
-// `samples` graded answers per problem, in the order of problems, then samples. Prompt id = index in
-// `problems` + first_id: what the random numbers are keyed by.
+// `samples` graded answers per problem, in the order of problems, then samples. Prompt id = index
+// in `problems` + first_id: what the random numbers are keyed by.
 std::vector<Answer> answer_problems(Engine& engine, const Tokenizer& tokenizer,
                                     const std::vector<Problem>& problems, int samples,
                                     uint64_t first_id, const SampleSettings& settings);

@@ -4,8 +4,8 @@
 //   optimizer.rank0.safetensors                      Adam's moments under the tensors' names
 //   state.json                                       the rest, with the checksums; written last
 //
-// A folder is built under a temporary name, made durable file by file, then renamed: it is there whole
-// or not at all. A folder that was damaged later is seen by its checksums and passed over.
+// A folder is built under a temporary name, made durable file by file, then renamed: it is there
+// whole or not at all. A folder that was damaged later is seen by its checksums and passed over.
 #pragma once
 #include "llmc/core/json.h"
 #include "llmc/data/tokenizer.h"
@@ -18,8 +18,8 @@ struct CheckpointParts {
     const Tokenizer& tokenizer;
 };
 
-// Writes RUN/ckpt/step_<step> with `state` (any object; checksums are added), then removes all but the
-// newest `keep` of those whose state has no "stage_end": true.
+// Writes RUN/ckpt/step_<step> with `state` (any object; checksums are added), then removes all but
+// the newest `keep` of those whose state has no "stage_end": true.
 void save_checkpoint(const std::string& run, int64_t step, const Json& state,
                      const CheckpointParts& parts, int keep);
 

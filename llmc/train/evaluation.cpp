@@ -1,4 +1,5 @@
-// What a run says about itself after every stage: held-out text, held-out problems, the final table.
+// What a run says about itself after every stage: held-out text, held-out problems, the final
+// table.
 #include "llmc/core/error.h"
 #include "llmc/core/file.h"
 #include "llmc/train/keys.h"

@@ -11,8 +11,8 @@ class Optimizer {
   public:
     Optimizer(Ctx& ctx, const Model& model);
 
-    // One AdamW update from `grads`, eq. (A1)-(A4) in doc/equations.md. Returns the gradient norm before
-    // clipping; where that is not finite nothing is changed. The gradient is scaled by
+    // One AdamW update from `grads`, eq. (A1)-(A4) in doc/equations.md. Returns the gradient norm
+    // before clipping; where that is not finite nothing is changed. The gradient is scaled by
     // min(1, clip / (norm + 1e-6)).
     double update(Ctx& ctx, Model& model, const ParamSet& grads, const OptimizerSettings& settings);
 

@@ -9,8 +9,8 @@ class RlStage : public Stage {
     // The engine works on `model`'s own weights: nothing is copied.
     RlStage(const Recipe& recipe, Ctx& ctx, const Model& model, const Tokenizer& tokenizer,
             const std::string& run);
-    // Kept groups of fresh rollouts, or the next part of them where updates > 1. No micro-batch at all
-    // where no group in max_rounds had both right and wrong answers.
+    // Kept groups of fresh rollouts, or the next part of them where updates > 1. No micro-batch at
+    // all where no group in max_rounds had both right and wrong answers.
     void next_batch(int64_t step, StageBatch& batch) override;
     bool can_checkpoint() const override { return pending_.empty(); }
     Json state() const override;

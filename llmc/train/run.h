@@ -11,8 +11,8 @@ class Run {
     explicit Run(const Recipe& recipe);
     ~Run();
 
-    // Runs or resumes to the end, or to the first SIGINT or SIGTERM, which save and return. Returns the exit
-    // code, 0 in both cases.
+    // Runs or resumes to the end, or to the first SIGINT or SIGTERM, which save and return.
+    // Returns the exit code, 0 in both cases.
     int train();
 
   private:
@@ -51,8 +51,8 @@ class Run {
     int64_t last_saved_ = -1;
 };
 
-// The run folder's name: -name, or the recipe's with every flag that changes what is computed, so that the
-// same command finds the same run and another one does not.
+// The run folder's name: -name, or the recipe's with every flag that changes what is computed, so
+// that the same command finds the same run and another one does not.
 std::string run_name(const Recipe& recipe);
 
 extern volatile std::sig_atomic_t stop_requested; // set by SIGINT and SIGTERM

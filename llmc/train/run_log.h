@@ -1,7 +1,8 @@
 // What a run says: metrics.jsonl, log.txt and the live line.
 //
-// metrics.jsonl holds only what the run computes, no clock: two runs of one recipe write equal bytes, and a
-// resumed run continues it from the offset in the checkpoint. Times go to timing.jsonl and log.txt.
+// metrics.jsonl holds only what the run computes, no clock: two runs of one recipe write equal
+// bytes, and a resumed run continues it from the offset in the checkpoint. Times go to
+// timing.jsonl and log.txt.
 #pragma once
 #include "llmc/core/json.h"
 

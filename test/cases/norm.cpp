@@ -9,8 +9,13 @@ std::vector<OpCase> norm_cases() {
         int64_t N, C;
         bool perf;
     };
-    for (Shape s : {Shape{1, 1, false}, {7, 13, false}, {5, 64, false}, {130, 100, false},
-                    {3, 1024, false}, {4096, 256, true}, {4096, 1536, true}}) {
+    for (Shape s : {Shape{1, 1, false},
+                    {7, 13, false},
+                    {5, 64, false},
+                    {130, 100, false},
+                    {3, 1024, false},
+                    {4096, 256, true},
+                    {4096, 1536, true}}) {
         OpCase op;
         op.name = format("rmsnorm N=%ld C=%ld", long(s.N), long(s.C));
         op.args = {{"inp", Role::in, {s.N, s.C}},       {"delta", Role::in, {s.N, s.C}},

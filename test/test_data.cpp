@@ -1,0 +1,268 @@
+// Data: the corpus and its split, packing, mixtures, exact resume, files good and bad.
+#include "llmc/core/error.h"
+#include "llmc/core/file.h"
+#include "llmc/data/corpus.h"
+#include "llmc/data/problems.h"
+#include "llmc/data/shard.h"
+#include "llmc/data/stream.h"
+#include "test/catch.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <regex>
+#include <set>
+#include <unistd.h>
+
+namespace {
+
+struct Folder {
+    std::string path;
+    Folder() {
+        char name[] = "/tmp/prior_test_XXXXXX";
+        REQUIRE(mkdtemp(name) != nullptr);
+        path = name;
+    }
+    ~Folder() { std::filesystem::remove_all(path); }
+    std::string file(const std::string& name, const std::string& content) const {
+        write_file_atomic(path + "/" + name, content);
+        return path + "/" + name;
+    }
+};
+
+template <class Action> std::string message_of(const Action& action) {
+    try {
+        action();
+    } catch (const UserError& error) {
+        CHECK(!error.hint.empty());
+        return error.what();
+    }
+    return "";
+}
+
+bool contains(const std::string& text, const std::string& part) {
+    return text.find(part) != std::string::npos;
+}
+
+const Tokenizer kTokenizer;
+const StreamOptions kOptions{32, true, 7, Split::train, 0.02};
+
+std::string text_of(const std::vector<int32_t>& tokens) { return kTokenizer.decode(tokens); }
+
+} // namespace
+
+TEST_CASE("data: tokens decode to the bytes they came from", "[data]") {
+    std::string all;
+    for (int byte = 0; byte < 256; byte++) all += char(byte);
+    CHECK(kTokenizer.decode(kTokenizer.encode(all)) == all);
+    CHECK(kTokenizer.vocab_size() == 257);
+    CHECK(kTokenizer.decode({72, 256, 105}) == "Hi");
+}
+
+TEST_CASE("data: no held-out triple occurs in any training text, not even as a step", "[data]") {
+    CHECK(held_out_triples().size() == kHeldOutTriples);
+    std::set<std::string> held_out;
+    for (const Triple& t : held_out_triples())
+        held_out.insert(std::to_string(t.a) + t.op + std::to_string(t.b));
+    const std::regex written("([0-9]+)([-+])([0-9]+)="), question("Q: ([0-9]+)([-+])([0-9]+)\\?");
+    const std::regex words("([0-9]+) (plus|minus|[+-]) ([0-9]+)");
+    int64_t seen = 0;
+    for (const char* spec : {"embedded:arithmetic:flaw=0.35", "embedded:chains"}) {
+        const auto source = open_source(spec, kTokenizer, Split::train, 0.02, 3);
+        for (int i = 0; i < 6000; i++) {
+            const std::string text = text_of(source->document(i).tokens);
+            for (const std::regex* pattern : {&written, &question, &words})
+                for (std::sregex_iterator it(text.begin(), text.end(), *pattern), end; it != end;
+                     ++it) {
+                    std::string op = (*it)[2].str();
+                    op = op == "plus" ? "+" : op == "minus" ? "-" : op;
+                    INFO(text);
+                    REQUIRE(held_out.count((*it)[1].str() + op + (*it)[3].str()) == 0);
+                    seen++;
+                }
+        }
+    }
+    CHECK(seen > 10000);
+}
+
+TEST_CASE("data: training and held-out problems never overlap", "[data]") {
+    for (const char* spec : {"embedded:arithmetic", "embedded:chains"}) {
+        const ProblemSet train(spec, Split::train, 0.02, 5), held(spec, Split::validation, 0.02, 5);
+        std::set<std::string> prompts;
+        for (int64_t i = 0; i < held.size(); i++) prompts.insert(held.problem(i).prompt);
+        for (int64_t i = 0; i < 4000; i++) REQUIRE(prompts.count(train.problem(i).prompt) == 0);
+    }
+    const auto chains = open_source("embedded:chains", kTokenizer, Split::train, 0.02, 5);
+    for (int i = 0; i < 2000; i++) {
+        const std::string text = text_of(chains->document(i).tokens);
+        REQUIRE_FALSE(is_held_out_chain(text.substr(0, text.find('\n') + 1)));
+    }
+}
+
+TEST_CASE("data: validation text never occurs in the training text", "[data]") {
+    const char* spec = "embedded:arithmetic:flaw=0.35";
+    const auto train = open_source(spec, kTokenizer, Split::train, 0.1, 5);
+    const auto held = open_source(spec, kTokenizer, Split::validation, 0.1, 5);
+    std::set<std::vector<int32_t>> texts;
+    for (int i = 0; i < 500; i++) texts.insert(held->document(i).tokens);
+    for (int i = 0; i < 5000; i++) REQUIRE(texts.count(train->document(i).tokens) == 0);
+}
+
+TEST_CASE("data: the share of wrong answers is the one asked for", "[data]") {
+    const std::regex sum("([0-9]+)([-+])([0-9]+)\\?[^]*boxed\\{([0-9]+)\\}");
+    const auto source =
+        open_source("embedded:arithmetic:flaw=0.35", kTokenizer, Split::train, 0.02, 5);
+    int wrong = 0, all = 0;
+    for (int i = 0; i < 20000; i++) {
+        const std::string text = text_of(source->document(i).tokens);
+        std::smatch m;
+        if (!std::regex_search(text, m, sum)) continue;
+        const int a = std::stoi(m[1]), b = std::stoi(m[3]);
+        wrong += (m[2] == "+" ? a + b : a - b) != std::stoi(m[4]);
+        all++;
+    }
+    REQUIRE(all > 3000);
+    CHECK(double(wrong) / all == Approx(0.35).margin(0.03)); // 3.5 standard deviations
+}
+
+TEST_CASE("data: packed rows predict the next token of their document", "[data]") {
+    Folder folder;
+    const std::string path =
+        folder.file("t.jsonl", "{\"text\": \"abc\"}\n{\"text\": \"defgh\"}\n\n{\"text\": \"i\"}\n");
+    StreamOptions options{4, true, 1, Split::train, 0};
+    DataStream stream(path, options, kTokenizer);
+    PackedRows rows;
+    stream.next_rows(9, rows); // 36 tokens: four epochs of 3 + 5 + 1
+    for (size_t n = 0; n < rows.tokens.size(); n++) {
+        CHECK(rows.positions[n] == int32_t(n) - rows.doc_start[n]);
+        CHECK(rows.positions[n] < 4);
+        if (n + 1 < rows.tokens.size() && rows.positions[n + 1] > 0)
+            CHECK(rows.targets[n] == rows.tokens[n + 1]);
+        const bool last = rows.tokens[n] == 'c' || rows.tokens[n] == 'h' || rows.tokens[n] == 'i';
+        CHECK((rows.targets[n] == kTokenizer.end_of_text()) == last);
+    }
+    options.doc_mask = false;
+    DataStream whole(path, options, kTokenizer);
+    whole.next_rows(2, rows);
+    for (int n = 0; n < 8; n++) {
+        CHECK(rows.positions[n] == n % 4);
+        CHECK(rows.doc_start[n] == n - n % 4);
+    }
+}
+
+TEST_CASE("data: a stream restored at any point continues exactly", "[data]") {
+    Folder folder;
+    std::string text;
+    for (int i = 0; i < 4000; i++) text += "line " + std::to_string(i * 7919 % 1000) + "\n";
+    const std::string spec = folder.file("a.txt", text) + "*0.5, embedded:sentences*0.3," +
+                             folder.file("b.jsonl", "{\"text\": \"one\"}\n{\"text\": \"two\"}") +
+                             "*0.2";
+    DataStream whole(spec, kOptions, kTokenizer);
+    PackedRows want, got;
+    for (int step = 0; step < 30; step++) {
+        const Json state = Json::parse(whole.state().dump());
+        DataStream again(spec, kOptions, kTokenizer);
+        again.restore(state);
+        whole.next_rows(5, want);
+        again.next_rows(5, got);
+        REQUIRE(want.tokens == got.tokens);
+        REQUIRE(want.targets == got.targets);
+    }
+    CHECK(whole.state().dump().size() < 1000);
+}
+
+TEST_CASE("data: a mixture's weights are shares of tokens", "[data]") {
+    DataStream stream("embedded:arithmetic*3,embedded:sentences", kOptions, kTokenizer);
+    PackedRows rows;
+    stream.next_rows(2000, rows);
+    const Json sources = stream.state()["sources"];
+    const double first = sources[0]["tokens"].get<double>(), all = 2000 * 32;
+    CHECK(first / all == Approx(0.75).margin(0.01));
+}
+
+TEST_CASE("data: a long text is cut without losing or doubling a byte", "[data]") {
+    Folder folder;
+    std::string text;
+    for (int i = 0; i < 3000; i++) text += "verse " + std::to_string(i) + "\n";
+    const std::string path = folder.file("a.txt", text);
+    std::string joined;
+    for (Split split : {Split::train, Split::validation}) {
+        const auto source = open_source(path, kTokenizer, split, 0.1, 1);
+        for (int64_t i = 0; i < source->size(); i++) {
+            const Document d = source->document(i);
+            std::vector<int32_t> tokens = d.tokens;
+            if (split == Split::validation || i + 1 < source->size() || d.continues)
+                if (d.continues) tokens.pop_back(); // the next piece's first byte
+            joined += text_of(tokens);
+        }
+    }
+    // The training part's last byte is only a target: it is the one that is not an input.
+    const size_t border =
+        size_t(std::mismatch(joined.begin(), joined.end(), text.begin()).first - joined.begin());
+    CHECK(joined.size() == text.size() - 1);
+    CHECK(joined.substr(border) == text.substr(border + 1));
+}
+
+TEST_CASE("data: shards give back what was written", "[data]") {
+    Folder folder;
+    const std::vector<std::vector<int32_t>> documents = {{1, 2, 3}, {}, {256}, {70, 80}};
+    write_shard(folder.path + "/a.shard", documents);
+    Shard shard(folder.path + "/a.shard", 257);
+    REQUIRE(shard.documents() == 4);
+    for (int i = 0; i < 4; i++) CHECK(shard.document(i) == documents[i]);
+    CHECK(contains(message_of([&] { Shard(folder.path + "/a.shard", 100); }),
+                   "token 3 is 256, the vocabulary is 100"));
+}
+
+TEST_CASE("data: a shard cut or changed anywhere is refused", "[data]") {
+    Folder folder;
+    write_shard(folder.path + "/a.shard", {{1, 2, 3}, {4, 5}});
+    const std::string good = read_file(folder.path + "/a.shard");
+    for (size_t i = 0; i < good.size(); i++) {
+        const std::string cut = folder.file("cut.shard", good.substr(0, i));
+        CHECK(message_of([&] { Shard(cut, 257); }) != "");
+        std::string bad = good;
+        bad[i] = char(bad[i] ^ 0x41);
+        const std::string changed = folder.file("bad.shard", bad);
+        CHECK(message_of([&] { Shard(changed, 257); }) != "");
+    }
+}
+
+TEST_CASE("data: every bad input is one message with its place", "[data]") {
+    Folder folder;
+    auto open = [](const std::string& spec) {
+        return message_of([&] { DataStream(spec, kOptions, kTokenizer); });
+    };
+    CHECK(contains(open("nothing.txt"), "no file or folder nothing.txt"));
+    CHECK(contains(open("embedded:poems"), "no source embedded:poems"));
+    CHECK(contains(open("embedded:arithmetic:flaw=2"), "bad part"));
+    CHECK(contains(open("embedded:sentences*0"), "expected a weight > 0"));
+    CHECK(contains(open(""), "names no source"));
+    CHECK(contains(open(folder.file("empty.txt", "")), "no training text"));
+    CHECK(contains(open(folder.file("a.jsonl", "{\"text\": \"x\"}\n{\"text\"\n")), "a.jsonl:2"));
+    CHECK(contains(open(folder.file("b.jsonl", "[1]\n")), "b.jsonl:1: expected a JSON object"));
+    CHECK(contains(open(folder.file("c.jsonl", "{\"body\": \"x\"}\n")),
+                   "c.jsonl:1: expected \"text\""));
+    CHECK(contains(open(folder.file("d.jsonl", "{\"text\": [1]}\n")), "expected a string"));
+    CHECK(contains(message_of([&] {
+                       ProblemSet(folder.file("e.jsonl", "{\"text\": \"x\"}\n"), Split::train, 0,
+                                  1);
+                   }),
+                   "e.jsonl:1: expected a problem"));
+}
+
+TEST_CASE("data: odd bytes are data like any other", "[data]") {
+    Folder folder;
+    std::string text = "no newline at the end \xff\xfe\x80 " + std::string(30000, 'x');
+    DataStream stream(folder.file("odd.txt", text), {32, true, 7, Split::train, 0}, kTokenizer);
+    PackedRows rows;
+    stream.next_rows(2000, rows);
+    CHECK(std::count(rows.tokens.begin(), rows.tokens.end(), 0xff) >= 1);
+}
+
+TEST_CASE("data: GSM8K's final line becomes a box, its answer the gold", "[data]") {
+    const JsonlRow row = parse_jsonl_row(
+        R"({"question": "How many?", "answer": "2+3=<<2+3=5>>5.\n#### 1,005"})", "x");
+    CHECK(row.prompt == "How many?\n");
+    CHECK(row.answer == "1,005");
+    CHECK(row.text == "How many?\n2+3=<<2+3=5>>5.\n\\boxed{1,005}");
+}

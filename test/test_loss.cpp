@@ -1,0 +1,201 @@
+// ops/loss: claims beside the op cases and the golden vectors.
+#include "llmc/core/rng.h"
+#include "llmc/device/buffer.h"
+#include "llmc/ops/loss.h"
+#include "test/catch.h"
+
+#include <cmath>
+#include <cstring>
+
+namespace {
+
+struct Rows {
+    Ctx ctx;
+    Buffer logits, stats, targets, scale, old_logp;
+    Rows(Backend backend, int64_t N, int64_t Vp)
+        : ctx(backend, 0), logits(ctx.dtype(), "logits", N, Vp),
+          stats(ctx.dtype(), "stats", N, kLossStats), targets(Dtype::i32, "targets", N),
+          scale(ctx.dtype(), "scale", N), old_logp(ctx.dtype(), "old_logp", N) {
+        Rng rng(3, 4);
+        for (int64_t i = 0; i < N * Vp; i++) set(logits, i, double(float(2 * rng.normal())));
+        for (int64_t n = 0; n < N; n++) set(scale, n, 1);
+    }
+    static void set(Buffer& b, int64_t i, double value) {
+        if (b.view().dtype == Dtype::f64) b.as<double>()[i] = value;
+        else b.as<float>()[i] = float(value);
+    }
+    static double get(Buffer& b, int64_t i) {
+        return b.view().dtype == Dtype::f64 ? b.as<double>()[i] : double(b.as<float>()[i]);
+    }
+    double stat(int64_t n, LossStat which) { return get(stats, n * kLossStats + which); }
+    void run(const LossShape& shape, bool ratio) {
+        loss_forward_backward(ctx, logits.view(), stats.view(), targets.view(), scale.view(),
+                              ratio ? old_logp.view() : View{}, shape);
+    }
+};
+
+LossShape plain(int V) { return {V, 20, 0, 0, 0, RewardForm::factor, 1, 0.2, 0.28}; }
+const Backend kBoth[] = {Backend::ref, Backend::cpu};
+
+} // namespace
+
+TEST_CASE("loss: a negative weight flips the gradient's sign", "[op][loss]") {
+    for (Backend backend : kBoth) {
+        Rows up(backend, 3, 64), down(backend, 3, 64);
+        for (int64_t n = 0; n < 3; n++) Rows::set(down.scale, n, -1);
+        LossShape shape = plain(61);
+        shape.beta = -0.25;
+        shape.lambda_tail = -0.1;
+        up.run(shape, false);
+        down.run(shape, false);
+        for (int64_t i = 0; i < 3 * 64; i++)
+            CHECK(Rows::get(up.logits, i) == -Rows::get(down.logits, i));
+    }
+}
+
+TEST_CASE("loss: a row's gradient sums to zero, whatever the rewards", "[op][loss]") {
+    for (Backend backend : kBoth)
+        for (double beta : {-0.5, 0.0, 2.0}) {
+            Rows rows(backend, 5, 272);
+            LossShape shape = plain(257);
+            shape.beta = beta;
+            shape.lambda_head = 0.1;
+            shape.lambda_tail = -0.2;
+            rows.run(shape, false);
+            for (int64_t n = 0; n < 5; n++) {
+                double sum = 0, size = 0;
+                for (int64_t v = 0; v < 272; v++) {
+                    sum += Rows::get(rows.logits, n * 272 + v);
+                    size += std::fabs(Rows::get(rows.logits, n * 272 + v));
+                }
+                CHECK(std::fabs(sum) <= (backend == Backend::ref ? 1e-14 : 1e-6) * size);
+            }
+        }
+}
+
+TEST_CASE("loss: at beta = lambda = 0 the gradient is p - onehot", "[op][loss]") {
+    Rows rows(Backend::ref, 1, 16);
+    std::vector<double> p(13);
+    double sum = 0;
+    for (int v = 0; v < 13; v++) sum += p[v] = std::exp(Rows::get(rows.logits, v));
+    rows.run(plain(13), false);
+    for (int v = 0; v < 13; v++)
+        CHECK(Rows::get(rows.logits, v) == Approx(p[v] / sum - (v == 0)).epsilon(1e-13));
+}
+
+TEST_CASE("loss: the gradient is that of the expected reward with rewards held", "[op][loss]") {
+    // J(z) = sum_a p_a(z) r_a with r from the unperturbed row, by central differences.
+    const int V = 11;
+    LossShape shape = plain(V);
+    shape.k = 4;
+    shape.beta = 0.5;
+    shape.lambda_head = 0.3;
+    shape.lambda_tail = -0.2;
+    for (RewardForm form : {RewardForm::factor, RewardForm::exponent}) {
+        shape.form = form;
+        Rows rows(Backend::ref, 1, 16);
+        rows.targets.as<int32_t>()[0] = 6;
+        std::vector<double> z(V), r(V);
+        for (int v = 0; v < V; v++) z[v] = Rows::get(rows.logits, v);
+        auto softmax = [&](const std::vector<double>& logits, int a) {
+            double sum = 0;
+            for (double x : logits) sum += std::exp(x);
+            return std::exp(logits[a]) / sum;
+        };
+        for (int a = 0; a < V; a++) {
+            int larger = 0;
+            for (int b = 0; b < V; b++) larger += z[b] > z[a];
+            r[a] = larger < shape.k ? shape.lambda_head : shape.lambda_tail;
+        }
+        const double p = softmax(z, 6), focus = std::pow(1 - p, shape.beta);
+        r[6] = form == RewardForm::factor ? focus / p : std::pow(1 / p, focus);
+        rows.run(shape, false);
+        for (int j = 0; j < V; j++) {
+            auto objective = [&](double step) {
+                std::vector<double> moved = z;
+                moved[j] += step;
+                double sum = 0;
+                for (int a = 0; a < V; a++) sum += softmax(moved, a) * r[a];
+                return sum;
+            };
+            const double slope = (objective(1e-5) - objective(-1e-5)) / 2e-5;
+            CHECK(Rows::get(rows.logits, j) == Approx(-slope).epsilon(1e-7).margin(1e-10));
+        }
+    }
+}
+
+TEST_CASE("loss: ignored rows and padding are exactly zero", "[op][loss]") {
+    for (Backend backend : kBoth) {
+        Rows rows(backend, 2, 32);
+        rows.targets.as<int32_t>()[1] = kIgnoredTarget;
+        Rows::set(rows.logits, 30, 1e6); // junk in the padding of row 0
+        rows.run(plain(29), false);
+        for (int v = 29; v < 32; v++) CHECK(Rows::get(rows.logits, v) == 0);
+        for (int v = 0; v < 32; v++) CHECK(Rows::get(rows.logits, 32 + v) == 0);
+        for (int i = 0; i < kLossStats; i++) CHECK(rows.stat(1, LossStat(i)) == 0);
+        CHECK(std::isfinite(rows.stat(0, kStatCe)));
+    }
+}
+
+TEST_CASE("loss: the clipped surrogate is flat outside the clip range", "[op][loss]") {
+    for (Backend backend : kBoth)
+        for (double scale : {1.0, -1.0})
+            for (double shift : {-0.5, -0.1, 0.0, 0.1, 0.5}) {
+                Rows probe(backend, 1, 32), rows(backend, 1, 32);
+                probe.run(plain(32), false);
+                Rows::set(rows.old_logp, 0, -probe.stat(0, kStatCe) - shift);
+                Rows::set(rows.scale, 0, scale);
+                rows.run(plain(32), true);
+                const double rho = std::exp(shift);
+                CHECK(rows.stat(0, kStatRatio) == Approx(rho).epsilon(1e-5));
+                const bool flat = (scale > 0 && rho > 1.28) || (scale < 0 && rho < 0.8);
+                double size = 0, base = 0;
+                for (int v = 0; v < 32; v++) {
+                    size += std::fabs(Rows::get(rows.logits, v));
+                    base += std::fabs(Rows::get(probe.logits, v));
+                }
+                if (flat) CHECK(size == 0);
+                else CHECK(size == Approx(base * rho).epsilon(1e-4));
+            }
+}
+
+TEST_CASE("loss: statistics alone have the bits of the pass with gradient", "[op][loss]") {
+    Rows rows(Backend::cpu, 33, 272);
+    Buffer alone(Dtype::f32, "stats", 33, kLossStats), one(Dtype::f32, "stats", 1, kLossStats);
+    LossShape shape = plain(257);
+    loss_forward(rows.ctx, alone.view(), rows.logits.view(), rows.targets.view(), shape);
+    loss_forward(rows.ctx, one.view(), rows.logits.view().slice_rows(32, 1),
+                 rows.targets.view().slice_rows(32, 1), shape);
+    rows.run(shape, false);
+    CHECK(std::memcmp(alone.view().data, rows.stats.view().data, alone.view().bytes()) == 0);
+    CHECK(std::memcmp(alone.view().slice_rows(32, 1).data, one.view().data, one.view().bytes()) ==
+          0);
+}
+
+TEST_CASE("loss: a row that is not finite says so in loss and gradient", "[op][loss]") {
+    for (Backend backend : kBoth)
+        for (double bad : {double(NAN), double(INFINITY)}) {
+            Rows rows(backend, 2, 64);
+            Rows::set(rows.logits, 10, bad);
+            rows.run(plain(64), false);
+            CHECK(std::isnan(rows.stat(0, kStatCe)));
+            CHECK(std::isnan(Rows::get(rows.logits, 0)));
+            CHECK(std::isfinite(rows.stat(1, kStatCe)));
+            CHECK(std::isfinite(Rows::get(rows.logits, 64)));
+        }
+}
+
+TEST_CASE("loss: temperature divides the logits and the gradient", "[op][loss]") {
+    for (Backend backend : kBoth) {
+        Rows hot(backend, 1, 32), scaled(backend, 1, 32);
+        for (int v = 0; v < 32; v++) Rows::set(scaled.logits, v, Rows::get(scaled.logits, v) / 2);
+        LossShape shape = plain(32);
+        shape.temperature = 2;
+        hot.run(shape, false);
+        scaled.run(plain(32), false);
+        CHECK(hot.stat(0, kStatCe) == Approx(scaled.stat(0, kStatCe)).epsilon(1e-6));
+        for (int v = 0; v < 32; v++)
+            CHECK(2 * Rows::get(hot.logits, v) ==
+                  Approx(Rows::get(scaled.logits, v)).epsilon(1e-5).margin(1e-9));
+    }
+}

@@ -1,0 +1,185 @@
+// Models: counts, names, files, recomputation, chunks.
+#include "llmc/core/file.h"
+#include "llmc/core/rng.h"
+#include "llmc/model/train_pass.h"
+#include "test/catch.h"
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <unistd.h>
+
+namespace {
+
+ModelConfig small(bool moe) {
+    ModelConfig c = model_preset(moe ? "tiny-moe" : "tiny");
+    c.layers = 2;
+    c.channels = 48;
+    c.heads = 3;
+    c.kv_heads = 1;
+    c.head_dim = 16;
+    c.max_positions = 64;
+    return c;
+}
+
+// A batch of random tokens in documents of 13.
+struct RandomBatch {
+    std::vector<int32_t> tokens, positions, start, targets;
+    std::vector<float> scale, stats;
+    int64_t N;
+    explicit RandomBatch(int64_t n) : N(n) {
+        Rng rng(1, 2);
+        for (int64_t i = 0; i < N; i++) {
+            tokens.push_back(int32_t(rng.below(257)));
+            targets.push_back(int32_t(rng.below(257)));
+            positions.push_back(int32_t(i % 13));
+            start.push_back(int32_t(i - i % 13));
+            scale.push_back(1.0f / float(N));
+        }
+        stats.resize(N * kLossStats);
+    }
+    View index(std::vector<int32_t>& v) { return make_view(v.data(), Dtype::i32, "batch", N); }
+    Batch batch() { return {index(tokens), index(positions), index(start)}; }
+    View stats_view() { return make_view(stats.data(), Dtype::f32, "stats", N, kLossStats); }
+    View scale_view() { return make_view(scale.data(), Dtype::f32, "scale", N); }
+};
+
+// Gradients of one batch, as bytes.
+std::vector<char> gradients(bool moe, int threads, bool recompute, int64_t loss_rows) {
+    Ctx ctx(Backend::cpu, threads);
+    Model model(ctx, small(moe));
+    init_params(model.weights, model.table, model.config, 5, 0.05);
+    TrainPass pass(ctx, model, {70, loss_rows, true, recompute});
+    RandomBatch random(70);
+    LossShape shape{257, 20, -0.25, 0, -0.1, RewardForm::factor, 1, 0.2, 0.28};
+    pass.zero_grads();
+    pass.forward(random.batch(), true);
+    pass.loss_backward(random.stats_view(), random.index(random.targets), random.scale_view(),
+                       View{}, shape);
+    const View flat = pass.grads().flat();
+    return std::vector<char>(static_cast<char*>(flat.data),
+                             static_cast<char*>(flat.data) + flat.bytes());
+}
+
+std::string temporary_folder() {
+    char path[] = "/tmp/prior_test_XXXXXX";
+    REQUIRE(mkdtemp(path) != nullptr);
+    return path;
+}
+
+} // namespace
+
+TEST_CASE("model: parameter counts of the paper's shapes", "[model]") {
+    struct Row {
+        const char* name;
+        double body, total, active; // billions
+    };
+    // Counted by the formulas 2 d h hd + 2 d kv hd + 3 d ffn (or E 3 d de + E d) per layer.
+    for (const Row& row :
+         {Row{"1B", 0.815, 1.048, 0.815}, Row{"4B", 3.634, 4.022, 3.634},
+          Row{"5B-A0.3B", 4.648, 4.959, 0.260}, Row{"10B-A0.5B", 9.296, 9.762, 0.519}}) {
+        const ParameterCounts n = count_parameters(model_preset(row.name));
+        INFO(row.name);
+        CHECK(std::round(double(n.non_embedding) / 1e6) == Approx(row.body * 1e3).margin(0.6));
+        CHECK(std::round(double(n.total) / 1e6) == Approx(row.total * 1e3).margin(0.6));
+        CHECK(std::round(double(n.active_non_embedding) / 1e6) ==
+              Approx(row.active * 1e3).margin(0.6));
+    }
+}
+
+TEST_CASE("model: the table's sizes add up to the count", "[model]") {
+    for (const char* name : {"tiny", "tiny-moe", "demo", "demo-moe"}) {
+        const ModelConfig c = model_preset(name);
+        const ParamTable table(c);
+        int64_t sum = 0;
+        for (const Param& p : table.params)
+            if (p.kind != ParamKind::router_bias) sum += p.size;
+        CHECK(sum == count_parameters(c).total);
+    }
+}
+
+TEST_CASE("model: recomputed blocks give the same bits", "[model]") {
+    for (bool moe : {false, true})
+        CHECK(gradients(moe, 2, false, 16) == gradients(moe, 2, true, 16));
+}
+
+TEST_CASE("model: the number of threads does not change a bit", "[model]") {
+    for (bool moe : {false, true})
+        CHECK(gradients(moe, 1, false, 16) == gradients(moe, 2, false, 16));
+}
+
+TEST_CASE("model: gradients are those of finite differences, end to end", "[model]") {
+    for (bool moe : {false, true}) {
+        Ctx ctx(Backend::ref, 0);
+        Model model(ctx, small(moe));
+        init_params(model.weights, model.table, model.config, 5, 0.08);
+        TrainPass pass(ctx, model, {26, 8, true, false});
+        RandomBatch random(26);
+        std::vector<double> scale(26, 1.0 / 26), stats(26 * kLossStats);
+        const View scale_view = make_view(scale.data(), Dtype::f64, "scale", 26);
+        const View stats_view = make_view(stats.data(), Dtype::f64, "stats", 26, kLossStats);
+        const LossShape shape{257, 20, 0, 0, 0, RewardForm::factor, 1, 0.2, 0.28};
+        auto loss = [&] {
+            pass.forward(random.batch(), true);
+            pass.loss_forward(stats_view, random.index(random.targets), shape);
+            double sum = 0;
+            for (int n = 0; n < 26; n++) sum += stats[n * kLossStats + kStatCe] / 26;
+            return sum;
+        };
+        pass.zero_grads();
+        pass.forward(random.batch(), true);
+        pass.loss_backward(stats_view, random.index(random.targets), scale_view, View{}, shape);
+        Rng rng(8, 1);
+        for (const Param& p : model.table.params) {
+            if (p.kind == ParamKind::router_bias) continue;
+            const int64_t i = rng.below(p.size);
+            double* w = model.weights.tensor(p).as<double>() + i;
+            const double keep = *w, step = 1e-5;
+            *w = keep + step;
+            const double up = loss();
+            *w = keep - step;
+            const double down = loss();
+            *w = keep;
+            INFO(p.name << "[" << i << "]");
+            CHECK(pass.grads().tensor(p).as<double>()[i] ==
+                  Approx((up - down) / (2 * step)).epsilon(1e-5).margin(1e-9));
+        }
+    }
+}
+
+TEST_CASE("model: weights written and read again have the same bits", "[model]") {
+    for (bool moe : {false, true}) {
+        const std::string folder = temporary_folder();
+        Ctx ctx(Backend::cpu, 0);
+        Model out(ctx, small(moe));
+        init_params(out.weights, out.table, out.config, 5, 0.05);
+        save_weights(out, folder, 256);
+        CHECK(read_config(folder) == out.config);
+        Model in(ctx, read_config(folder));
+        load_weights(in, folder);
+        CHECK(std::memcmp(in.weights.flat().data, out.weights.flat().data,
+                          in.weights.flat().bytes()) == 0);
+        std::filesystem::remove_all(folder);
+    }
+}
+
+TEST_CASE("model: a config this program cannot honour is refused by name", "[model]") {
+    const Json good = config_to_json(model_preset("demo-moe"), 1);
+    auto refusal = [&](const char* key, const Json& value) -> std::string {
+        Json json = good;
+        json[key] = value;
+        try {
+            config_from_json(json, "config.json");
+        } catch (const UserError& error) {
+            return error.what();
+        }
+        return "";
+    };
+    CHECK(config_from_json(good, "config.json") == model_preset("demo-moe"));
+    CHECK(refusal("model_type", "llama").find("model_type") != std::string::npos);
+    CHECK(refusal("attention_bias", true).find("attention_bias") != std::string::npos);
+    CHECK(refusal("n_shared_experts", 1).find("n_shared_experts") != std::string::npos);
+    CHECK(refusal("hidden_size", "wide").find("hidden_size") != std::string::npos);
+    CHECK(refusal("num_hidden_layers", -1).find("num_hidden_layers") != std::string::npos);
+    CHECK(refusal("num_key_value_heads", 3).find("kv_heads") != std::string::npos);
+}
