@@ -10,7 +10,7 @@ MARCH ?= native
 OPT ?= -O3
 CXXFLAGS ?=
 OP ?= loss
-ifeq ($(filter -j%,$(MAKEFLAGS)),)
+ifeq ($(MAKELEVEL),0) # a -jN on the command line wins
 MAKEFLAGS += -j$(shell nproc)
 endif
 
