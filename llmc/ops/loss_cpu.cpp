@@ -1,25 +1,24 @@
 // The shaped loss on the CPU, rows in parallel. Three passes over a row that stays in cache:
 //   1. maximum and the k-th largest logit    2. sums of e_j, e_j u_j    3. dlogits, in place
-// Vectors in fp32, sums joined in double every kBlock columns, scalars in double. Contract: loss.h.
+// With a gradient, pass 2 leaves e_j in place of z_j, its sign set where j is in K: pass 3 needs no
+// second exponential and no comparison. Vectors in fp32, sums joined in double every kBlock
+// columns, scalars in double. Contract: loss.h.
 #include "llmc/device/parallel.h"
 #include "llmc/device/simd.h"
 #include "llmc/ops/loss.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <type_traits>
 
 namespace {
 
-constexpr int kBlock = 256;     // columns between joins, and per test of the top-k threshold
-constexpr int kRowsPerTask = 8; // rows of one task
+constexpr int kBlock = 512;         // columns between joins of a sum
+constexpr int kDirectSearch = 1024; // up to here the k-th largest is searched in the row itself
+constexpr int kRowsPerTask = 8;     // rows of one task
 
-struct Candidate {
-    float z;
-    int v;
-};
-bool before(const Candidate& a, const Candidate& b) { // the order of the top k
-    return a.z > b.z || (a.z == b.z && a.v < b.v);
-}
+const Vi kLaneIndex = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 // v is in K iff z > threshold, or z == threshold and v <= last.
 struct Head {
@@ -27,92 +26,196 @@ struct Head {
     int last;
 };
 
-int candidate_room(int k) { return k + std::max(k, 256) + kBlock; }
-
-// Columns are scanned in ascending order against the k-th largest so far: an equal later one never
-// enters, so the list needs only strictly larger ones, and few after the first blocks.
-Head find_head(const float* z, int V, int k, Candidate* list) {
-    Head head{-INFINITY, -INFINITY, V};
-    const bool all = k >= V;
-    const int room = candidate_room(k) - kBlock;
-    int count = 0;
-    float threshold = -INFINITY;
-    bool full = false; // the list has held k entries: threshold is the k-th largest
-    for (int begin = 0; begin < V; begin += kBlock) {
-        const int end = std::min(begin + kBlock, V);
-        Vf largest = splat(-INFINITY);
-        for (int v = begin; v < end; v += kLanes)
-            largest = max(load_tail(z + v, std::min(kLanes, end - v), -INFINITY), largest);
-        const float block_max = lane_max(largest);
-        head.max = std::max(head.max, block_max);
-        if (all || k == 0 || (full && !(block_max > threshold))) continue;
-        for (int v = begin; v < end; v++)
-            if (!full || z[v] > threshold) list[count++] = {z[v], v};
-        if (count >= k && (count > room || !full)) {
-            std::nth_element(list, list + (k - 1), list + count, before);
-            count = k;
-            threshold = list[k - 1].z;
-            full = true;
-        }
-    }
-    if (all) return head;
-    if (k == 0) return {head.max, INFINITY, -1};
-    if (count < k) return head; // NaN in the row: everything becomes NaN
-    std::nth_element(list, list + (k - 1), list + count, before);
-    head.threshold = list[k - 1].z;
-    head.last = list[k - 1].v;
-    return head;
-}
-
-const Vi kLaneIndex = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-
 Vi in_head(Vf z, Vi column, const Head& head) {
     return (z > head.threshold) | ((z == head.threshold) & (column <= head.last));
 }
 
-LossRow row_forward(const float* z, int x, const Head& head, const LossShape& s) {
-    const float inverse = float(1 / s.temperature);
-    double head_sum = 0, tail_sum = 0, weighted = 0;
-    for (int begin = 0; begin < s.V; begin += kBlock) {
-        const int end = std::min(begin + kBlock, s.V);
-        Vf sums[3] = {};
-        for (int v = begin; v < end; v += kLanes) {
-            const Vf logit = load_tail(z + v, std::min(kLanes, end - v), -INFINITY);
-            const Vi column = kLaneIndex + v;
-            const Vf u = (logit - head.max) * inverse;
-            Vf e = exp(u);
-            e = select(column == x, Vf{}, e);
-            const Vi member = in_head(logit, column, head);
-            sums[0] += select(member, e, Vf{});
-            sums[1] += select(member, Vf{}, e);
-            sums[2] += select(e > 0.0f, e * u, Vf{}); // -inf logits: 0 * -inf
-        }
-        head_sum += double(lane_sum(sums[0]));
-        tail_sum += double(lane_sum(sums[1]));
-        weighted += double(lane_sum(sums[2]));
-    }
-    const float target_u = (z[x] - head.max) * inverse;
-    const double target_e = double(exp(splat(target_u))[0]), others = head_sum + tail_sum;
-    const double rest = target_u == 0 ? others : std::max(others + target_e - 1, 0.0);
-    return loss_row(double(head.max) / s.temperature, target_e, double(target_u), head_sum,
-                    tail_sum, std::isnan(others) ? others : rest, weighted, 1e-37, s);
+int lane_count(Vi mask) { // mask lanes are 0 or -1, or sums of such
+    int total = 0;
+    for (int i = 0; i < kLanes; i++) total -= mask[i];
+    return total;
 }
 
-// z -> dlogits. S is the sum of all e_j.
-void row_backward(float* z, int x, const Head& head, const LossRow& row, double weight, double S,
+int count_at_least(const float* z, int n, float bound) {
+    Vi sum[2] = {};
+    int v = 0;
+    for (; v + 2 * kLanes <= n; v += 2 * kLanes) {
+        sum[0] += load(z + v) >= bound;
+        sum[1] += load(z + v + kLanes) >= bound;
+    }
+    for (; v < n; v += kLanes) {
+        const int count = std::min(kLanes, n - v);
+        sum[0] += (load_tail(z + v, count, -INFINITY) >= bound) & (kLaneIndex < count);
+    }
+    return lane_count(sum[0] + sum[1]);
+}
+
+// Floats in ascending order as integers.
+int32_t order_key(float z) {
+    const int32_t bits = std::bit_cast<int32_t>(z);
+    return bits ^ ((bits >> 31) & 0x7fffffff);
+}
+float key_float(int32_t key) { return std::bit_cast<float>(key ^ ((key >> 31) & 0x7fffffff)); }
+
+// A bound that exactly k of z[0..n) reach, or, where equal values forbid one, the k-th largest
+// value with `above` = how many are larger. Invariant: >= k reach lo, < k reach hi.
+struct Bound {
+    float value;
+    int above; // k if the bound is exact
+};
+constexpr int kGuesses = 14; // steps in value space; then at most 32 in the space of the keys
+
+Bound kth_largest(const float* z, int n, int k, float max) {
+    int32_t lo = order_key(-INFINITY), hi = order_key(max) + 1;
+    int above = 0; // reach hi
+    float step = 2;
+    for (int i = 0; int64_t(hi) - lo > 1; i++) {
+        int32_t mid = int32_t(lo + (int64_t(hi) - lo) / 2);
+        if (i < kGuesses) { // logits cluster: first max - 2, - 4, ..., then halves between bounds
+            const float low = key_float(lo), high = std::min(max, key_float(hi));
+            const float guess = std::isinf(low) ? max - step : low + (high - low) / 2;
+            step *= 2;
+            const int32_t key = order_key(guess);
+            if (key > lo && key < hi) mid = key;
+        }
+        const int count = count_at_least(z, n, key_float(mid));
+        if (count == k) return {key_float(mid), k};
+        if (count > k) lo = mid;
+        else hi = mid, above = count;
+    }
+    return {key_float(lo), above};
+}
+
+// Floats that find_head needs: one maximum per group of columns, then the candidates.
+int group_vectors(int k) { return std::max(4, (2 * k + kLanes - 1) / kLanes); }
+int candidate_room(int k) { return group_vectors(k) * kLanes + std::max(2048, 4 * k); }
+
+float row_max(const float* z, int V) {
+    Vf largest[2] = {splat(-INFINITY), splat(-INFINITY)};
+    int v = 0;
+    for (; v + 2 * kLanes <= V; v += 2 * kLanes)
+        for (int u = 0; u < 2; u++) largest[u] = max(load(z + v + u * kLanes), largest[u]);
+    for (; v < V; v += kLanes)
+        largest[0] = max(load_tail(z + v, std::min(kLanes, V - v), -INFINITY), largest[0]);
+    return lane_max(max(largest[0], largest[1]));
+}
+
+// Columns are dealt to G >= 2k groups (column mod G) and each group's maximum is taken: the k-th
+// largest of these is reached by k columns at least, so the k-th largest logit is no smaller.
+void group_maxima(const float* z, int V, int vectors, float* groups) {
+    const int G = vectors * kLanes;
+    std::fill(groups, groups + G, -INFINITY);
+    for (int begin = 0; begin < V; begin += G)
+        for (int g = 0; g < G && begin + g < V; g += kLanes)
+            store(groups + g,
+                  max(load_tail(z + begin + g, std::min(kLanes, V - begin - g), -INFINITY),
+                      load(groups + g)));
+}
+
+// The values >= bound, or -1 if there are more than `room`.
+int collect(const float* z, int V, float bound, float* list, int room) {
+    int count = 0;
+    for (int begin = 0; begin < V; begin += 4 * kLanes) {
+        const int end = std::min(begin + 4 * kLanes, V);
+        Vi any = {};
+        for (int v = begin; v < end; v += kLanes)
+            any |= load_tail(z + v, std::min(kLanes, end - v), -INFINITY) >= bound;
+        if (lane_count(any) == 0) continue;
+        if (count + (end - begin) > room) return -1;
+        for (int v = begin; v < end; v++) {
+            list[count] = z[v];
+            count += z[v] >= bound;
+        }
+    }
+    return count;
+}
+
+// The index of the m-th column, from 1, that equals `value`.
+int nth_equal(const float* z, int V, float value, int m) {
+    for (int v = 0; v < V; v++)
+        if (z[v] == value && --m == 0) return v;
+    return V; // NaN in the row: everything becomes NaN
+}
+
+Head find_head(const float* z, int V, int k, float* scratch) {
+    if (k >= V) return {row_max(z, V), -INFINITY, V};
+    if (k == 0) return {row_max(z, V), INFINITY, -1};
+    const int vectors = group_vectors(k), G = vectors * kLanes;
+    const float* list = z;
+    int count = V;
+    Head head{0, 0, V};
+    if (V > std::max(kDirectSearch, 4 * G)) {
+        group_maxima(z, V, vectors, scratch);
+        head.max = row_max(scratch, G);
+        const float bound = kth_largest(scratch, G, k, head.max).value;
+        const int found = collect(z, V, bound, scratch + G, candidate_room(k) - G);
+        if (found >= k) list = scratch + G, count = found; // else too many equal ones, or NaN
+    } else {
+        head.max = row_max(z, V);
+    }
+    const Bound bound = kth_largest(list, count, k, head.max);
+    head.threshold = bound.value;
+    if (bound.above < k) head.last = nth_equal(z, V, bound.value, k - bound.above);
+    return head;
+}
+
+struct RowSums {
+    double head = 0, tail = 0, weighted = 0; // of the columns but x
+    double target_e = 0, target_u = 0;
+    double total() const { return head + tail + target_e; }
+};
+
+// kKeep: e_j stays in place of z_j, negative for j in K. The sums have the same bits either way.
+template <bool kKeep>
+RowSums row_sums(std::conditional_t<kKeep, float, const float>* z, int x, const Head& head,
+                 const LossShape& s) {
+    const float inverse = float(1 / s.temperature), target_u = (z[x] - head.max) * inverse;
+    RowSums total;
+    total.target_u = double(target_u);
+    total.target_e = double(exp(splat(target_u))[0]);
+    for (int begin = 0; begin < s.V; begin += kBlock) {
+        const int end = std::min(begin + kBlock, s.V);
+        Vf all = {}, inside = {}, weighted = {};
+        for (int v = begin; v < end; v += kLanes) {
+            const int count = std::min(kLanes, end - v);
+            const Vf logit = load_tail(z + v, count, -INFINITY);
+            const Vi column = kLaneIndex + v;
+            const Vf u = (logit - head.max) * inverse;
+            const Vi member = in_head(logit, column, head);
+            Vf e = exp(u);
+            if constexpr (kKeep) store_tail(z + v, select(member, -e, e), count);
+            e = select(column == x, Vf{}, e);
+            inside += select(member, e, Vf{});
+            all += select(member, Vf{}, e);
+            weighted += select(e > 0.0f, e * u, Vf{}); // -inf logits: 0 * -inf
+        }
+        total.head += double(lane_sum(inside));
+        total.tail += double(lane_sum(all));
+        total.weighted += double(lane_sum(weighted));
+    }
+    return total;
+}
+
+LossRow row_scalars(const RowSums& sums, const Head& head, const LossShape& s) {
+    const double others = sums.head + sums.tail;
+    double rest = sums.target_u == 0 ? others : std::max(others + sums.target_e - 1, 0.0);
+    if (std::isnan(others)) rest = others;
+    return loss_row(double(head.max) / s.temperature, sums.target_e, sums.target_u, sums.head,
+                    sums.tail, rest, sums.weighted, 1e-37, s);
+}
+
+// What row_sums<true> kept -> dlogits.
+void row_backward(float* e, int x, const LossRow& row, double weight, double S,
                   const LossShape& s) {
-    const float inverse = float(1 / s.temperature);
     const double factor = -weight / s.temperature;
-    const float head_factor = float(factor * (s.lambda_head - row.reward) / S);
-    const float tail_factor = float(factor * (s.lambda_tail - row.reward) / S);
+    const Vf head_factor = splat(float(factor * (row.reward - s.lambda_head) / S)); // e_j < 0
+    const Vf tail_factor = splat(float(factor * (s.lambda_tail - row.reward) / S));
     for (int v = 0; v < s.V; v += kLanes) {
         const int count = std::min(kLanes, s.V - v);
-        const Vf logit = load_tail(z + v, count, -INFINITY);
-        const Vf e = exp((logit - head.max) * inverse);
-        const Vi member = in_head(logit, kLaneIndex + v, head);
-        store_tail(z + v, e * select(member, splat(head_factor), splat(tail_factor)), count);
+        const Vf kept = load_tail(e + v, count, 0.0f);
+        store_tail(e + v, kept * select(kept < 0.0f, head_factor, tail_factor), count);
     }
-    z[x] = float(factor * row.target_gradient);
+    e[x] = float(factor * row.target_gradient);
 }
 
 void store_stats(float* stats, const LossRow& row, double ratio) {
@@ -126,14 +229,14 @@ void store_stats(float* stats, const LossRow& row, double ratio) {
     stats[kStatRatio] = float(ratio);
 }
 
-// Calls body(n, candidates) for every row.
+// Calls body(n, scratch) for every row.
 template <class Body> void for_rows(Ctx& ctx, int64_t N, const LossShape& s, const Body& body) {
     ScratchFrame frame(ctx.scratch);
     const int room = candidate_room(std::min(s.k, s.V));
-    Candidate* lists = ctx.scratch.alloc_of<Candidate>(size_t(room) * omp_get_max_threads());
+    float* scratch = ctx.scratch.alloc_of<float>(size_t(room) * omp_get_max_threads());
     parallel_for_dynamic((N + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int thread) {
         for (int64_t n = task * kRowsPerTask; n < std::min(N, (task + 1) * kRowsPerTask); n++)
-            body(n, lists + size_t(room) * thread);
+            body(n, scratch + size_t(room) * thread);
     });
 }
 
@@ -141,18 +244,19 @@ template <class Body> void for_rows(Ctx& ctx, int64_t N, const LossShape& s, con
 
 void cpu::loss_forward(Ctx& ctx, View stats, const View& logits, const View& targets,
                        const LossShape& s) {
-    for_rows(ctx, logits.shape[0], s, [&](int64_t n, Candidate* list) {
+    for_rows(ctx, logits.shape[0], s, [&](int64_t n, float* scratch) {
         const float* z = logits.as<float>() + n * logits.ld;
         float* out = stats.as<float>() + n * stats.ld;
         const int x = targets.as<int32_t>()[n];
         if (x == kIgnoredTarget) return void(std::fill(out, out + kLossStats, 0.0f));
-        store_stats(out, row_forward(z, x, find_head(z, s.V, s.k, list), s), 1);
+        const Head head = find_head(z, s.V, s.k, scratch);
+        store_stats(out, row_scalars(row_sums<false>(z, x, head, s), head, s), 1);
     });
 }
 
 void cpu::loss_forward_backward(Ctx& ctx, View logits, View stats, const View& targets,
                                 const View& scale, const View& old_logp, const LossShape& s) {
-    for_rows(ctx, logits.shape[0], s, [&](int64_t n, Candidate* list) {
+    for_rows(ctx, logits.shape[0], s, [&](int64_t n, float* scratch) {
         float* z = logits.as<float>() + n * logits.ld;
         float* out = stats.as<float>() + n * stats.ld;
         const int x = targets.as<int32_t>()[n];
@@ -162,8 +266,9 @@ void cpu::loss_forward_backward(Ctx& ctx, View logits, View stats, const View& t
             std::fill(z, z + s.V, 0.0f);
             return;
         }
-        const Head head = find_head(z, s.V, s.k, list);
-        const LossRow row = row_forward(z, x, head, s);
+        const Head head = find_head(z, s.V, s.k, scratch);
+        const RowSums sums = row_sums<true>(z, x, head, s);
+        const LossRow row = row_scalars(sums, head, s);
         double weight = double(scale.as<float>()[n]), ratio = 1;
         if (!old_logp.empty()) {
             ratio = grpo_ratio(double(float(-row.ce)), double(old_logp.as<float>()[n]));
@@ -171,7 +276,6 @@ void cpu::loss_forward_backward(Ctx& ctx, View logits, View stats, const View& t
         }
         store_stats(out, row, ratio);
         if (weight == 0) return void(std::fill(z, z + s.V, 0.0f));
-        const double S = std::exp(row.lse - double(head.max) / s.temperature);
-        row_backward(z, x, head, row, weight, S, s);
+        row_backward(z, x, row, weight, sums.total(), s);
     });
 }
