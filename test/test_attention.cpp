@@ -71,14 +71,30 @@ void compare_paged(Backend backend, const std::vector<int64_t>& lengths, int pag
     INFO("page_size=" << page_size << " H=" << H << " HKV=" << HKV << " D=" << D);
     CHECK(std::memcmp(packed.view().data, paged.view().data, packed.view().bytes()) == 0);
 
-    // One query alone, as the decoder asks.
-    const int64_t last = N - 1;
-    attention_paged_forward(ctx, paged.view().slice_rows(0, 1), q.view().slice_rows(last, 1),
-                            k_pages.view(), v_pages.view(), table.view(),
-                            row.view().slice_rows(last, 1), length_view.view().slice_rows(last, 1),
-                            H, HKV);
-    CHECK(std::memcmp(packed.view().slice_rows(last, 1).data, paged.view().data,
-                      size_t(H * D) * dtype_bytes(x)) == 0);
+    // Every sequence's last query, as the decoder asks: all in one call, then each alone.
+    Buffer last_q(x, "q", R, H * D), last_out(x, "out", R, H * D), last_row(Dtype::i32, "row", R),
+        last_length(Dtype::i32, "length", R);
+    const size_t bytes = size_t(H * D) * dtype_bytes(x);
+    auto line = [&](const Buffer& buffer, int64_t i) {
+        return buffer.view().slice_rows(i, 1).data;
+    };
+    auto last = [&](int r) {
+        return std::accumulate(lengths.begin(), lengths.begin() + r + 1, int64_t(-1));
+    };
+    for (int r = 0; r < R; r++) {
+        std::memcpy(line(last_q, r), line(q, last(r)), bytes);
+        last_row.as<int32_t>()[r] = r;
+        last_length.as<int32_t>()[r] = int32_t(lengths[r]);
+    }
+    for (int count : {R, 1})
+        for (int r = 0; r < R; r += count) {
+            attention_paged_forward(ctx, last_out.rows(count), last_q.view().slice_rows(r, count),
+                                    k_pages.view(), v_pages.view(), table.view(),
+                                    last_row.view().slice_rows(r, count),
+                                    last_length.view().slice_rows(r, count), H, HKV);
+            for (int i = 0; i < count; i++)
+                CHECK(std::memcmp(line(last_out, i), line(packed, last(r + i)), bytes) == 0);
+        }
 }
 
 } // namespace
@@ -89,6 +105,9 @@ TEST_CASE("attention: a paged query has the bits of the packed row", "[op][atten
             compare_paged(backend, {1, 63, 64, 65, 130, 5}, page_size, 4, 2, 32);
             compare_paged(backend, {17, 3}, page_size, 3, 1, 6);
             compare_paged(backend, {70}, page_size, 2, 2, 20);
+            compare_paged(backend, {66, 2}, page_size, 80, 2,
+                          3); // more heads share than a tile holds
+            compare_paged(backend, std::vector<int64_t>(20, 33), page_size, 4, 2, 16);
         }
 }
 

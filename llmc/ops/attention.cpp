@@ -1,20 +1,26 @@
-// Attention: contract checks and reference. Contract: attention.h. Fast CPU: attention_cpu.cpp.
+// Attention: contract checks and reference. Contract: attention.h. Fast CPU: attention_cpu.cpp,
+// attention_backward_cpu.cpp.
 #include "llmc/ops/attention.h"
 
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
+static void require_heads(const char* op, const View& q, int H, int HKV) {
+    require(H >= 1 && HKV >= 1 && H % HKV == 0 && q.shape[1] % H == 0,
+            "%s: H=%d HKV=%d over %ld columns", op, H, HKV, long(q.shape[1]));
+}
+
 static void require_attention(const char* op, const Ctx& ctx, const View& q, const View& k,
                               const View& v, const View& doc_start, int H, int HKV) {
-    require(H >= 1 && HKV >= 1 && H % HKV == 0 && q.shape[1] % H == 0, "%s: H=%d HKV=%d", op, H,
-            HKV);
+    require_heads(op, q, H, HKV);
     const int64_t N = q.shape[0], D = q.shape[1] / H;
     require_shape(op, q, N, H * D);
     require_shape(op, k, N, HKV * D);
     require_shape(op, v, N, HKV * D);
     require_shape(op, doc_start, N);
     for (const View* view : {&q, &k, &v}) require_dtype(op, *view, ctx.dtype());
+    require_dtype(op, doc_start, Dtype::i32);
     const int32_t* start = doc_start.as<int32_t>();
     for (int64_t n = 0; n < N; n++)
         require(start[n] == n || (n > 0 && start[n] == start[n - 1]),
@@ -22,12 +28,21 @@ static void require_attention(const char* op, const Ctx& ctx, const View& q, con
                 start[n]);
 }
 
+static void require_attention_views(const char* op, const Ctx& ctx,
+                                    std::initializer_list<const View*> views, int64_t n0,
+                                    int64_t n1) {
+    for (const View* view : views) {
+        require_shape(op, *view, n0, n1);
+        require_dtype(op, *view, ctx.dtype());
+    }
+}
+
 void check::attention_forward(Ctx& ctx, View out, View lse, const View& q, const View& k,
                               const View& v, const View& doc_start, int heads, int kv_heads) {
     const char* op = "attention_forward";
     require_attention(op, ctx, q, k, v, doc_start, heads, kv_heads);
-    require_shape(op, out, q.shape[0], q.shape[1]);
-    require_shape(op, lse, q.shape[0], heads);
+    require_attention_views(op, ctx, {&out}, q.shape[0], q.shape[1]);
+    require_attention_views(op, ctx, {&lse}, q.shape[0], heads);
 }
 
 void check::attention_backward(Ctx& ctx, View dq, View dk, View dv, const View& dout,
@@ -35,35 +50,38 @@ void check::attention_backward(Ctx& ctx, View dq, View dk, View dv, const View& 
                                const View& v, const View& doc_start, int heads, int kv_heads) {
     const char* op = "attention_backward";
     require_attention(op, ctx, q, k, v, doc_start, heads, kv_heads);
-    for (const View* view : std::initializer_list<const View*>{&dq, &dout, &out})
-        require_shape(op, *view, q.shape[0], q.shape[1]);
-    for (const View* view : std::initializer_list<const View*>{&dk, &dv})
-        require_shape(op, *view, k.shape[0], k.shape[1]);
-    require_shape(op, lse, q.shape[0], heads);
+    require_attention_views(op, ctx, {&dq, &dout, &out}, q.shape[0], q.shape[1]);
+    require_attention_views(op, ctx, {&dk, &dv}, k.shape[0], k.shape[1]);
+    require_attention_views(op, ctx, {&lse}, q.shape[0], heads);
 }
 
 void check::attention_paged_forward(Ctx& ctx, View out, const View& q, const View& k_pages,
                                     const View& v_pages, const View& page_table, const View& row,
                                     const View& length, int heads, int kv_heads) {
     const char* op = "attention_paged_forward";
+    require_heads(op, q, heads, kv_heads);
     const int64_t N = q.shape[0], D = q.shape[1] / heads;
-    require_shape(op, out, N, heads * D);
-    require_shape(op, k_pages, k_pages.shape[0], k_pages.shape[1], kv_heads * D);
-    require_shape(op, v_pages, k_pages.shape[0], k_pages.shape[1], kv_heads * D);
+    const int64_t pages = k_pages.shape[0], page_size = k_pages.shape[1];
+    require_attention_views(op, ctx, {&out, &q}, N, heads * D);
+    for (const View* view : {&k_pages, &v_pages}) {
+        require_shape(op, *view, pages, page_size, kv_heads * D);
+        require_dtype(op, *view, ctx.dtype());
+        require(view->contiguous(), "%s: %s has gaps between pages", op, view->name);
+    }
+    require_shape(op, page_table, page_table.shape[0], page_table.shape[1]);
     require_shape(op, row, N);
     require_shape(op, length, N);
-    require_dtype(op, q, ctx.dtype());
-    require_dtype(op, k_pages, ctx.dtype());
-    const int64_t page_size = k_pages.shape[1];
+    for (const View* view : {&page_table, &row, &length}) require_dtype(op, *view, Dtype::i32);
     for (int64_t n = 0; n < N; n++) {
         const int r = row.as<int32_t>()[n], positions = length.as<int32_t>()[n];
         require(r >= 0 && r < page_table.shape[0], "%s: row[%ld]=%d", op, long(n), r);
         require(positions >= 1 && positions <= page_table.shape[1] * page_size,
                 "%s: length[%ld]=%d", op, long(n), positions);
+        if (n + 1 < N && row.as<int32_t>()[n + 1] == r && length.as<int32_t>()[n + 1] >= positions)
+            continue; // the next query's pages include these
         for (int64_t p = 0; p * page_size < positions; p++) {
             const int page = page_table.as<int32_t>()[r * page_table.ld + p];
-            require(page >= 0 && page < k_pages.shape[0], "%s: page_table[%d][%ld]=%d", op, r,
-                    long(p), page);
+            require(page >= 0 && page < pages, "%s: page_table[%d][%ld]=%d", op, r, long(p), page);
         }
     }
 }

@@ -1,9 +1,10 @@
 // Backward of attention on the CPU. One task = one document's key/value head with the query heads
-// that share it: it walks key blocks, then query tiles, and owns all it writes. Contract:
-// attention.h.
+// that share it: it walks key blocks, then heads, then tiles of queries, and owns all it writes.
+// Contract: attention.h.
 #include "llmc/device/parallel.h"
 #include "llmc/device/simd.h"
 #include "llmc/device/tile.h"
+#include "llmc/device/transpose.h"
 #include "llmc/ops/attention.h"
 
 #include <algorithm>
@@ -13,42 +14,113 @@
 namespace {
 
 constexpr int kTile = 64; // keys of a block and query rows of a tile
+constexpr int kHalf = 32; // query rows of a tile on the diagonal: half its keys are masked
+
+constexpr Vi kLane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 struct Tensor { // one head's columns of a strided tensor
-    const float* data;
+    float* data;
     int64_t ld;
-    const float* row(int64_t n) const { return data + n * ld; }
+    Tensor(const View& view, int64_t column)
+        : data(const_cast<View&>(view).as<float>() + column), ld(view.ld) {}
+    float* row(int64_t n) const { return data + n * ld; }
 };
 
-struct TaskScratch {
-    float *k_transposed, *v_transposed; // (D, kTile)
-    float *p, *ds;                      // (kTile, kTile)
-    float* delta;                       // (rows of the document): sum_d dout * out
-};
+int padded(int count) { return (count + kLanes - 1) / kLanes * kLanes; }
 
-void transpose(float* out, const Tensor& in, int64_t row, int count, int D) {
-    for (int d = 0; d < D; d++) {
-        float* line = out + d * kTile;
-        for (int j = 0; j < count; j++) line[j] = in.row(row + j)[d];
-        std::fill(line + count, line + kTile, 0.0f);
+float dot(const float* a, const float* b, int D) {
+    Vf sum{};
+    for (int d = 0; d < D; d += kLanes) {
+        const int count = std::min(kLanes, D - d);
+        sum += load_tail(a + d, count, 0.0f) * load_tail(b + d, count, 0.0f);
     }
+    return lane_sum(sum);
 }
 
-// p and ds of `rows` queries from position q0 against the keys from position k0 of the document.
-void tile_gradients(const TaskScratch& s, int rows, int q0, int k0, int D, const float* lse,
-                    int64_t lse_ld, const float* delta) {
-    const float scale = 1.0f / std::sqrt(float(D));
-    for (int r = 0; r < rows; r++) {
-        float *p = s.p + r * kTile, *ds = s.ds + r * kTile;
-        const int valid = std::min(kTile, q0 + r - k0 + 1);
-        for (int j = 0; j < kTile; j += kLanes) {
-            Vf prob = exp(load(p + j) * scale - lse[r * lse_ld]);
-            if (j + kLanes > valid)
-                for (int i = std::max(0, valid - j); i < kLanes; i++) prob[i] = 0;
-            store(p + j, prob);
-            store(ds + j, prob * (load(ds + j) - delta[r]) * scale); // (X4)
+struct Head { // a query head
+    Tensor q, dq, dout;
+    const float* lse;
+    int64_t lse_ld;
+    const float* delta; // (rows of the document): sum_d dout * out
+};
+
+struct Task {
+    int64_t begin; // the document's first row
+    int length, D;
+    Tensor k, v, dk, dv;
+    float *k_transposed, *v_transposed; // (D, kTile) of the key block at hand
+    float *dk_block, *dv_block;         // (kTile, D)
+    float *p, *ds;                      // (kTile, kTile): scores then weights, dP then dS
+
+    // Weights and score gradients of `rows` queries from position q0 against `keys` keys from k0.
+    void gradients(const Head& head, int q0, int rows, int k0, int keys) const {
+        const float scale = 1.0f / std::sqrt(float(D));
+        for (int r = 0; r < rows; r++) {
+            float *p_row = p + r * kTile, *ds_row = ds + r * kTile;
+            const int valid = std::min(keys, q0 + r - k0 + 1);
+            const float lse = head.lse[(begin + q0 + r) * head.lse_ld], delta = head.delta[q0 + r];
+            for (int j = 0; j < padded(keys); j += kLanes) {
+                Vf prob = exp(load(p_row + j) * scale - lse);
+                if (j + kLanes > valid) prob = select(kLane < valid - j, prob, Vf{});
+                store(p_row + j, prob);
+                store(ds_row + j, prob * (load(ds_row + j) - delta) * scale); // (X4)
+            }
         }
     }
+
+    void attend(const Head& head, int k0, int keys) const {
+        for (int q0 = k0; q0 < length;) {
+            const int step = q0 < k0 + kTile ? kHalf : kTile, rows = std::min(step, length - q0);
+            const int seen = std::min(keys, q0 + rows - k0), columns = padded(seen);
+            const int64_t row = begin + q0;
+            const float *q = head.q.row(row), *d_out = head.dout.row(row);
+            tile_gemm(rows, columns, D, q, head.q.ld, 1, k_transposed, kTile, p, kTile,
+                      TileStore::overwrite);
+            tile_gemm(rows, columns, D, d_out, head.dout.ld, 1, v_transposed, kTile, ds, kTile,
+                      TileStore::overwrite);
+            gradients(head, q0, rows, k0, seen);
+            tile_gemm(rows, D, seen, ds, kTile, 1, k.row(begin + k0), k.ld, head.dq.row(row),
+                      head.dq.ld, k0 == 0 ? TileStore::overwrite : TileStore::accumulate); // (X5)
+            tile_gemm(seen, D, rows, ds, 1, kTile, q, head.q.ld, dk_block, D,
+                      TileStore::accumulate);
+            tile_gemm(seen, D, rows, p, 1, kTile, d_out, head.dout.ld, dv_block, D,
+                      TileStore::accumulate); // (X6)
+            q0 += rows;
+        }
+    }
+
+    void run(const std::vector<Head>& heads) const {
+        for (int k0 = 0; k0 < length; k0 += kTile) {
+            const int keys = std::min(kTile, length - k0);
+            const int64_t row = begin + k0;
+            transpose_tile(k_transposed, kTile, k.row(row), k.ld, keys, D, padded(keys));
+            transpose_tile(v_transposed, kTile, v.row(row), v.ld, keys, D, padded(keys));
+            std::fill_n(dk_block, keys * D, 0.0f);
+            std::fill_n(dv_block, keys * D, 0.0f);
+            for (const Head& head : heads) attend(head, k0, keys);
+            for (int j = 0; j < keys; j++) {
+                std::copy_n(dk_block + j * D, D, dk.row(row + j));
+                std::copy_n(dv_block + j * D, D, dv.row(row + j));
+            }
+        }
+    }
+};
+
+struct Document {
+    int64_t begin, length;
+};
+
+// The longest first, so that no thread is left with one at the end.
+std::vector<Document> list_documents(const View& doc_start) {
+    std::vector<Document> documents;
+    const int32_t* start = doc_start.as<int32_t>();
+    for (int64_t n = 0; n < doc_start.rows(); n++) {
+        if (start[n] == n) documents.push_back({n, 0});
+        documents.back().length++;
+    }
+    std::stable_sort(documents.begin(), documents.end(),
+                     [](const Document& a, const Document& b) { return a.length > b.length; });
+    return documents;
 }
 
 } // namespace
@@ -56,69 +128,32 @@ void tile_gradients(const TaskScratch& s, int rows, int q0, int k0, int D, const
 void cpu::attention_backward(Ctx& ctx, View dq, View dk, View dv, const View& dout, const View& out,
                              const View& lse, const View& q, const View& k, const View& v,
                              const View& doc_start, int heads, int kv_heads) {
-    const int64_t N = q.shape[0];
+    const std::vector<Document> documents = list_documents(doc_start);
+    if (documents.empty()) return;
     const int D = int(q.shape[1] / heads), group = heads / kv_heads;
-    const int32_t* start = doc_start.as<int32_t>();
-    std::vector<int64_t> begins;
-    int64_t longest = 0;
-    for (int64_t n = 0; n < N; n++)
-        if (start[n] == n) begins.push_back(n);
-    begins.push_back(N);
-    for (size_t i = 0; i + 1 < begins.size(); i++)
-        longest = std::max(longest, begins[i + 1] - begins[i]);
+    const int64_t block_size = int64_t(D) * kTile;
+    const int64_t room = 4 * block_size + 2 * kTile * kTile + group * documents[0].length;
     ScratchFrame frame(ctx.scratch);
-    const int64_t room = 2 * D * kTile + 2 * kTile * kTile + (longest + 15) / 16 * 16;
     float* memory = ctx.scratch.alloc_of<float>(room * omp_get_max_threads());
-
-    parallel_for_dynamic(int64_t(begins.size() - 1) * kv_heads, [&](int64_t task, int thread) {
-        const int64_t begin = begins[task / kv_heads], hkv = task % kv_heads;
-        const int length = int(begins[task / kv_heads + 1] - begin);
-        TaskScratch s;
-        s.k_transposed = memory + thread * room;
-        s.v_transposed = s.k_transposed + D * kTile;
-        s.p = s.v_transposed + D * kTile;
-        s.ds = s.p + kTile * kTile;
-        s.delta = s.ds + kTile * kTile;
-        auto head = [&](const View& view, int64_t h) {
-            return Tensor{view.as<float>() + h * D, view.ld};
-        };
-        auto rows_at = [&](View& view, int64_t row, int64_t h) {
-            return view.as<float>() + row * view.ld + h * D;
-        };
-        const Tensor K = head(k, hkv), V = head(v, hkv);
-        for (int64_t n = begin; n < begin + length; n++) {
-            std::fill_n(rows_at(dk, n, hkv), D, 0.0f);
-            std::fill_n(rows_at(dv, n, hkv), D, 0.0f);
-            std::fill_n(rows_at(dq, n, hkv * group), group * D, 0.0f);
-        }
+    parallel_for_dynamic(int64_t(documents.size()) * kv_heads, [&](int64_t index, int thread) {
+        const Document& doc = documents[index / kv_heads];
+        const int64_t hkv = index % kv_heads;
+        float* block = memory + thread * room;
+        auto take = [&](int64_t count) { return (block += count) - count; };
+        Task task{doc.begin,           int(doc.length),    D,
+                  Tensor(k, hkv * D),  Tensor(v, hkv * D), Tensor(dk, hkv * D),
+                  Tensor(dv, hkv * D), take(block_size),   take(block_size),
+                  take(block_size),    take(block_size),   take(kTile * kTile),
+                  take(kTile * kTile)};
+        std::vector<Head> group_heads;
         for (int64_t h = hkv * group; h < (hkv + 1) * group; h++) {
-            const Tensor Q = head(q, h), dO = head(dout, h), O = head(out, h);
-            for (int i = 0; i < length; i++) {
-                float sum = 0;
-                for (int d = 0; d < D; d++) sum += dO.row(begin + i)[d] * O.row(begin + i)[d];
-                s.delta[i] = sum;
-            }
-            for (int k0 = 0; k0 < length; k0 += kTile) {
-                const int keys = std::min(kTile, length - k0);
-                transpose(s.k_transposed, K, begin + k0, keys, D);
-                transpose(s.v_transposed, V, begin + k0, keys, D);
-                for (int q0 = k0; q0 < length; q0 += kTile) {
-                    const int rows = std::min(kTile, length - q0);
-                    const int64_t row = begin + q0;
-                    tile_gemm(rows, kTile, D, Q.row(row), Q.ld, 1, s.k_transposed, kTile, s.p,
-                              kTile, TileStore::overwrite);
-                    tile_gemm(rows, kTile, D, dO.row(row), dO.ld, 1, s.v_transposed, kTile, s.ds,
-                              kTile, TileStore::overwrite);
-                    tile_gradients(s, rows, q0, k0, D, lse.as<float>() + row * lse.ld + h, lse.ld,
-                                   s.delta + q0);
-                    tile_gemm(rows, D, keys, s.ds, kTile, 1, K.row(begin + k0), K.ld,
-                              rows_at(dq, row, h), dq.ld, TileStore::accumulate); // (X5)
-                    tile_gemm(keys, D, rows, s.ds, 1, kTile, Q.row(row), Q.ld,
-                              rows_at(dk, begin + k0, hkv), dk.ld, TileStore::accumulate);
-                    tile_gemm(keys, D, rows, s.p, 1, kTile, dO.row(row), dO.ld,
-                              rows_at(dv, begin + k0, hkv), dv.ld, TileStore::accumulate); // (X6)
-                }
-            }
+            const Tensor d_out(dout, h * D), o(out, h * D);
+            float* delta = take(doc.length);
+            for (int64_t i = 0; i < doc.length; i++)
+                delta[i] = dot(d_out.row(doc.begin + i), o.row(doc.begin + i), D);
+            group_heads.push_back(
+                {Tensor(q, h * D), Tensor(dq, h * D), d_out, lse.as<float>() + h, lse.ld, delta});
         }
+        task.run(group_heads);
     });
 }

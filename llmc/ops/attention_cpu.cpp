@@ -1,114 +1,139 @@
-// Attention on the CPU. Key blocks of kKeys are counted from the document's start and packed once,
-// keys transposed, the last one padded with zeros:
+// Attention forward on the CPU: training over packed documents, decoding over pages. Key blocks are
+// counted from the document's start and their keys transposed, the last block padded with zeros to
+// whole vectors; values are read where they are:
 //
 //   document rows   | 0 ............ 63 | 64 ........... 127 | 128 .. 140 0 0 0 |
-//   packed                K^T (D, kKeys)  and V (kKeys, D) per block
+//   transposed            K^T (D, kKeys) per block and key/value head
 //
-// A query row meets the same blocks with the same arithmetic whether it comes in a tile of the
-// training forward or alone from the decoder: products go through tile_gemm, whose rows do not
-// depend on their number, and the softmax is per row. Contract: attention.h.
+// A tile of query rows meets one block after another. A row's result is the same bits whichever
+// rows share its tile and wherever its keys lie: the products are tile_gemm's, whose rows do not
+// depend on their number, the softmax is per row, and a key beyond a row's last one has weight 0,
+// which leaves the sums as they are. Contract: attention.h.
 #include "llmc/device/parallel.h"
 #include "llmc/device/simd.h"
 #include "llmc/device/tile.h"
+#include "llmc/device/transpose.h"
 #include "llmc/ops/attention.h"
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 namespace {
 
-constexpr int kKeys = 64;    // keys of one block
-constexpr int kQueries = 32; // query rows of one forward task; divides kKeys
+constexpr int kKeys = 64;    // keys of one block, counted from the start of the document
+constexpr int kQueries = 32; // query rows of one tile; divides kKeys
 
-struct Document {
-    int64_t begin, length, first_block; // rows, and its first packed block
+constexpr Vi kLane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+int padded_keys(int keys) { return (keys + kLanes - 1) / kLanes * kLanes; }
+
+// Query rows that end in the same key block, and what the blocks so far have given them.
+struct Tile {
+    const float* q; // (rows, D), stride q_ld
+    int64_t q_ld;
+    int rows;
+    int last[kQueries]; // the last visible position of each row, ascending or equal
+    float* sum_values;  // (rows, D): weights times values relative to `max`
+    alignas(64) float max[kQueries], sum[kQueries];
+
+    Tile(const float* q_, int64_t q_ld_, int rows_, float* sum_values_)
+        : q(q_), q_ld(q_ld_), rows(rows_), sum_values(sum_values_) {
+        std::fill_n(last, kQueries, 0);
+        std::fill_n(max, kQueries, -std::numeric_limits<float>::infinity());
+        std::fill_n(sum, kQueries, 0.0f);
+    }
+    int blocks() const { return last[0] / kKeys + 1; }
+    int keys_of_block(int b) const { return std::min(kKeys, last[rows - 1] - b * kKeys + 1); }
 };
 
-std::vector<Document> list_documents(const View& doc_start) {
-    std::vector<Document> documents;
-    const int32_t* start = doc_start.as<int32_t>();
-    int64_t blocks = 0;
-    for (int64_t n = 0; n < doc_start.rows(); n++) {
-        if (start[n] == n) {
-            if (!documents.empty()) blocks += (documents.back().length + kKeys - 1) / kKeys;
-            documents.push_back({n, 0, blocks});
-        }
-        documents.back().length++;
-    }
-    return documents;
-}
-
-// (count, D) rows with stride ld -> (D, kKeys), missing columns 0.
-void pack_transposed(float* out, const float* rows, int64_t ld, int count, int D) {
-    for (int d = 0; d < D; d++) {
-        float* line = out + d * kKeys;
-        for (int j = 0; j < count; j++) line[j] = rows[j * ld + d];
-        std::fill(line + count, line + kKeys, 0.0f);
-    }
-}
-
-void pack_rows(float* out, const float* rows, int64_t ld, int count, int D) {
-    for (int j = 0; j < count; j++) std::copy_n(rows + j * ld, D, out + j * D);
-    std::fill(out + count * D, out + kKeys * D, 0.0f);
-}
-
-// The running softmax of one query row over key blocks.
-struct RowSoftmax {
-    float max = -std::numeric_limits<float>::infinity(), sum = 0;
-};
-
-// Turns one row of scaled-to-be scores over a block into weights relative to the new maximum;
-// returns the factor by which what was summed before shrinks. Columns from `valid` on get 0.
-float softmax_block(RowSoftmax& row, float* scores, int valid, float scale) {
-    Vf largest = splat(-std::numeric_limits<float>::infinity());
-    for (int j = 0; j < kKeys; j += kLanes) {
-        Vf s = load(scores + j) * scale;
-        if (j + kLanes > valid)
-            for (int i = std::max(0, valid - j); i < kLanes; i++)
-                s[i] = -std::numeric_limits<float>::infinity();
-        store(scores + j, s);
-        largest = max(s, largest);
-    }
-    const float new_max = std::max(row.max, lane_max(largest));
-    Vf sum{};
-    for (int j = 0; j < kKeys; j += kLanes) {
-        const Vf p = exp(load(scores + j) - new_max); // (X2)
-        store(scores + j, p);
-        sum += p;
-    }
-    const float shrink = exp(splat(row.max - new_max))[0];
-    row.sum = row.sum * shrink + lane_sum(sum);
-    row.max = new_max;
-    return shrink;
-}
-
-// `rows` query rows (row r at position first + r, stride q_ld) over blocks 0..first/kKeys; all
-// rows lie in the same key block. Block b is at k_packed + b * D * kKeys, likewise v_packed.
-void attend_tile(float* out, int64_t out_ld, float* lse, int64_t lse_ld, const float* q,
-                 int64_t q_ld, int rows, const int* position, int D, const float* k_packed,
-                 const float* v_packed, float* scores) {
+// Scores (rows, kKeys) of a block -> weights relative to the new maximum, eq. (X2); what was summed
+// before shrinks to match.
+void softmax_block(Tile& t, int b, int D, float* scores) {
     const float scale = 1.0f / std::sqrt(float(D));
-    RowSoftmax state[kKeys];
-    const int blocks = position[0] / kKeys + 1;
-    for (int b = 0; b < blocks; b++) {
-        tile_gemm(rows, kKeys, D, q, q_ld, 1, k_packed + int64_t(b) * D * kKeys, kKeys, scores,
-                  kKeys, TileStore::overwrite); // (X1)
-        for (int r = 0; r < rows; r++) {
-            const int valid = std::min(kKeys, position[r] - b * kKeys + 1);
-            const float shrink = softmax_block(state[r], scores + r * kKeys, valid, scale);
-            float* o = out + r * out_ld;
-            if (b > 0)
-                for (int d = 0; d < D; d++) o[d] *= shrink;
+    const Vf lowest = splat(-std::numeric_limits<float>::infinity());
+    const int columns = padded_keys(t.keys_of_block(b));
+    alignas(64) float new_max[kQueries], shrink[kQueries];
+    std::copy_n(t.max, kQueries, new_max);
+    for (int r = 0; r < t.rows; r++) {
+        float* row = scores + r * kKeys;
+        const int valid = t.last[r] - b * kKeys + 1;
+        Vf largest = lowest;
+        for (int j = 0; j < columns; j += kLanes) {
+            Vf s = load(row + j) * scale;
+            if (j + kLanes > valid) s = select(kLane < valid - j, s, lowest);
+            store(row + j, s);
+            largest = max(s, largest);
         }
-        tile_gemm(rows, D, kKeys, scores, kKeys, 1, v_packed + int64_t(b) * D * kKeys, D, out,
-                  out_ld, b == 0 ? TileStore::overwrite : TileStore::accumulate); // (X3)
+        new_max[r] = std::max(t.max[r], lane_max(largest));
     }
-    for (int r = 0; r < rows; r++) {
-        const float inverse = 1.0f / state[r].sum;
-        for (int d = 0; d < D; d++) out[r * out_ld + d] *= inverse;
-        if (lse) lse[r * lse_ld] = state[r].max + std::log(state[r].sum);
+    for (int r = 0; r < t.rows; r += kLanes)
+        store(shrink + r, exp(load(t.max + r) - load(new_max + r)));
+    for (int r = 0; r < t.rows; r++) {
+        float* row = scores + r * kKeys;
+        Vf total{};
+        for (int j = 0; j < columns; j += kLanes) {
+            const Vf p = exp(load(row + j) - new_max[r]);
+            store(row + j, p);
+            total += p;
+        }
+        t.sum[r] = t.sum[r] * shrink[r] + lane_sum(total);
+        t.max[r] = new_max[r];
+        if (b > 0 && shrink[r] != 1.0f) {
+            float* values = t.sum_values + int64_t(r) * D;
+            for (int d = 0; d < D; d++) values[d] *= shrink[r];
+        }
     }
+}
+
+// One more block of keys, k_transposed (D, kKeys). each_run(keys, use) calls
+// use(first, count, rows, ld) for the block's value rows in ascending order, in as many runs as
+// memory has them.
+template <class EachRun>
+void attend_block(Tile& t, int b, int D, const float* k_transposed, const EachRun& each_run,
+                  float* scores) {
+    const int keys = t.keys_of_block(b);
+    tile_gemm(t.rows, padded_keys(keys), D, t.q, t.q_ld, 1, k_transposed, kKeys, scores, kKeys,
+              TileStore::overwrite); // (X1)
+    softmax_block(t, b, D, scores);
+    each_run(keys, [&](int first, int count, const float* values, int64_t ld) {
+        tile_gemm(t.rows, D, count, scores + first, kKeys, 1, values, ld, t.sum_values, D,
+                  b + first == 0 ? TileStore::overwrite : TileStore::accumulate); // (X3)
+    });
+}
+
+void write_rows(const Tile& t, int D, float* out, int64_t out_ld, float* lse, int64_t lse_ld) {
+    for (int r = 0; r < t.rows; r++) {
+        const float inverse = 1.0f / t.sum[r];
+        const float* values = t.sum_values + int64_t(r) * D;
+        for (int d = 0; d < D; d++) out[r * out_ld + d] = values[d] * inverse;
+        if (lse) lse[r * lse_ld] = t.max[r] + std::log(t.sum[r]);
+    }
+}
+
+} // namespace
+
+// ------------------------------------------------------------------------------------------------
+// packed documents
+
+namespace {
+
+struct Block { // up to kKeys rows of one document
+    int64_t row, document_block;
+    int count, position; // position of `row` in its document
+};
+
+std::vector<Block> list_blocks(const View& doc_start) {
+    std::vector<Block> blocks;
+    const int32_t* start = doc_start.as<int32_t>();
+    for (int64_t n = 0; n < doc_start.rows(); n++) {
+        const int position = int(n - start[n]);
+        if (position % kKeys == 0)
+            blocks.push_back({n, int64_t(blocks.size()) - position / kKeys, 0, position});
+        blocks.back().count++;
+    }
+    return blocks;
 }
 
 } // namespace
@@ -116,100 +141,194 @@ void attend_tile(float* out, int64_t out_ld, float* lse, int64_t lse_ld, const f
 void cpu::attention_forward(Ctx& ctx, View out, View lse, const View& q, const View& k,
                             const View& v, const View& doc_start, int heads, int kv_heads) {
     const int D = int(q.shape[1] / heads), group = heads / kv_heads;
-    const std::vector<Document> documents = list_documents(doc_start);
-    const int64_t blocks =
-        documents.back().first_block + (documents.back().length + kKeys - 1) / kKeys;
-    struct Tile {
-        int64_t document, begin; // begin: position in the document
-    };
-    std::vector<Tile> tiles;
-    for (size_t i = 0; i < documents.size(); i++)
-        for (int64_t begin = 0; begin < documents[i].length; begin += kQueries)
-            tiles.push_back({int64_t(i), begin});
+    const std::vector<Block> blocks = list_blocks(doc_start);
     ScratchFrame frame(ctx.scratch);
-    const int64_t block_size = int64_t(D) * kKeys, head_size = blocks * block_size;
+    const int64_t block_size = int64_t(D) * kKeys, head_size = int64_t(blocks.size()) * block_size;
+    const int64_t room = kQueries * (kKeys + D);
     float* k_packed = ctx.scratch.alloc_of<float>(kv_heads * head_size);
-    float* v_packed = ctx.scratch.alloc_of<float>(kv_heads * head_size);
-    float* scores = ctx.scratch.alloc_of<float>(int64_t(omp_get_max_threads()) * kQueries * kKeys);
-    parallel_for(int64_t(documents.size()) * kv_heads, [&](int64_t task) {
-        const Document& doc = documents[task / kv_heads];
-        const int64_t h = task % kv_heads;
-        for (int64_t begin = 0; begin < doc.length; begin += kKeys) {
-            const int count = int(std::min<int64_t>(kKeys, doc.length - begin));
-            const int64_t row = doc.begin + begin;
-            const int64_t at = h * head_size + (doc.first_block + begin / kKeys) * block_size;
-            pack_transposed(k_packed + at, k.as<float>() + row * k.ld + h * D, k.ld, count, D);
-            pack_rows(v_packed + at, v.as<float>() + row * v.ld + h * D, v.ld, count, D);
-        }
+    float* memory = ctx.scratch.alloc_of<float>(omp_get_max_threads() * room);
+    parallel_for(int64_t(blocks.size()) * kv_heads, [&](int64_t task) {
+        const int64_t b = task / kv_heads, h = task % kv_heads;
+        transpose_tile(k_packed + h * head_size + b * block_size, kKeys,
+                       k.as<float>() + blocks[b].row * k.ld + h * D, k.ld, blocks[b].count, D,
+                       padded_keys(blocks[b].count));
     });
-    parallel_for_dynamic(int64_t(tiles.size()), [&](int64_t task, int thread) {
-        const Tile& tile = tiles[task];
-        const Document& doc = documents[tile.document];
-        const int rows = int(std::min<int64_t>(kQueries, doc.length - tile.begin));
-        const int64_t row = doc.begin + tile.begin;
-        int position[kQueries];
-        for (int r = 0; r < rows; r++) position[r] = int(tile.begin) + r;
-        for (int h = 0; h < heads; h++) {
-            const int64_t at = h / group * head_size + doc.first_block * block_size;
-            attend_tile(out.as<float>() + row * out.ld + h * D, out.ld,
-                        lse.as<float>() + row * lse.ld + h, lse.ld,
-                        q.as<float>() + row * q.ld + h * D, q.ld, rows, position, D, k_packed + at,
-                        v_packed + at, scores + thread * kQueries * kKeys);
+    parallel_for_dynamic(int64_t(blocks.size()) * heads, [&](int64_t task, int thread) {
+        const Block& block = blocks[task / heads];
+        const int64_t h = task % heads, document = block.row - block.position;
+        const float* keys = k_packed + h / group * head_size + block.document_block * block_size;
+        const float* values = v.as<float>() + document * v.ld + h / group * D;
+        float *scores = memory + thread * room, *sum_values = scores + kQueries * kKeys;
+        for (int first = 0; first < block.count; first += kQueries) {
+            const int64_t row = block.row + first;
+            Tile tile(q.as<float>() + row * q.ld + h * D, q.ld,
+                      std::min(kQueries, block.count - first), sum_values);
+            for (int r = 0; r < tile.rows; r++) tile.last[r] = block.position + first + r;
+            for (int b = 0; b < tile.blocks(); b++)
+                attend_block(
+                    tile, b, D, keys + b * block_size,
+                    [&](int count, const auto& use) {
+                        use(0, count, values + int64_t(b) * kKeys * v.ld, v.ld);
+                    },
+                    scores);
+            write_rows(tile, D, out.as<float>() + row * out.ld + h * D, out.ld,
+                       lse.as<float>() + row * lse.ld + h, lse.ld);
         }
     });
 }
 
-void cpu::attention_paged_forward(Ctx& ctx, View out, const View& q, const View& k_pages,
-                                  const View& v_pages, const View& page_table, const View& row,
-                                  const View& length, int heads, int kv_heads) {
-    const int64_t N = q.shape[0], page_size = k_pages.shape[1], width = k_pages.shape[2];
-    const int D = int(q.shape[1] / heads), group = heads / kv_heads;
-    const int32_t *sequence = row.as<int32_t>(), *lengths = length.as<int32_t>();
-    struct Run { // neighbouring queries of one sequence share its packed blocks
-        int64_t begin, end;
-        int longest;
-    };
+// ------------------------------------------------------------------------------------------------
+// pages
+//
+// Neighbouring queries of one sequence form a run. A run of one query (decoding) walks the sequence
+// once for all its heads, a block of keys transposed at a time; the heads that share a key/value
+// head are the rows of a tile. A longer run (a prompt) keeps its transposed blocks: its tiles, up
+// to kQueries queries of one head each, meet them again and again.
+
+namespace {
+
+struct Run {
+    int64_t begin, end; // queries
+    int longest;
+};
+
+std::vector<Run> list_runs(const int32_t* sequence, const int32_t* length, int64_t N) {
     std::vector<Run> runs;
-    int longest = 0;
     for (int64_t n = 0; n < N; n++) {
         if (n == 0 || sequence[n] != sequence[n - 1]) runs.push_back({n, n, 0});
         runs.back().end = n + 1;
-        runs.back().longest = std::max(runs.back().longest, lengths[n]);
-        longest = std::max(longest, lengths[n]);
+        runs.back().longest = std::max(runs.back().longest, length[n]);
     }
+    return runs;
+}
+
+// The pages of one sequence's key/value head.
+struct PagedHead {
+    const float *keys, *values; // of page 0
+    const int32_t* pages;
+    int page_size;
+    int64_t width; // of one position: HKV * D
+
+    // Calls use(first, count, offset) for the runs of a block's `count` positions that lie
+    // together.
+    template <class Use> void each_run(int b, int count, const Use& use) const {
+        for (int j = 0; j < count;) {
+            const int p = b * kKeys + j, in_page = p % page_size;
+            const int run = std::min(count - j, page_size - in_page);
+            use(j, run, (int64_t(pages[p / page_size]) * page_size + in_page) * width);
+            j += run;
+        }
+    }
+    void transpose_keys(float* out, int b, int count, int D) const {
+        each_run(b, count, [&](int first, int run, int64_t at) {
+            const int padded = first + run == count ? padded_keys(count) - first : run;
+            transpose_tile(out + first, kKeys, keys + at, width, run, D, padded);
+        });
+    }
+    void attend(Tile& tile, int b, int D, const float* k_transposed, float* scores) const {
+        attend_block(
+            tile, b, D, k_transposed,
+            [&](int count, const auto& use) {
+                each_run(b, count, [&](int first, int run, int64_t at) {
+                    use(first, run, values + at, width);
+                });
+            },
+            scores);
+    }
+};
+
+struct Job {
+    View out, q, k_pages, v_pages, page_table;
+    const int32_t *sequence, *length;
+    int heads, kv_heads, D;
+
+    PagedHead head(int64_t n, int h) const {
+        return {k_pages.as<float>() + h * D, v_pages.as<float>() + h * D,
+                page_table.as<int32_t>() + sequence[n] * page_table.ld, int(k_pages.shape[1]),
+                k_pages.shape[2]};
+    }
+
+    void decode(int64_t n, int h0, int h1, float* memory);
+    void prefill(const Run& run, int h, float* memory);
+};
+
+// Key/value heads h0..h1-1 of query n. memory: a block of keys, scores, h1-h0 groups of D sums.
+void Job::decode(int64_t n, int h0, int h1, float* memory) {
+    const int group = heads / kv_heads;
+    float *k_transposed = memory, *scores = memory + D * kKeys;
+    float* sum_values = scores + kQueries * kKeys;
+    std::vector<Tile> tiles;
+    for (int h = h0 * group; h < h1 * group;) {
+        const int rows = std::min(kQueries, group - h % group);
+        tiles.emplace_back(q.as<float>() + n * q.ld + h * D, D, rows, sum_values);
+        std::fill_n(tiles.back().last, rows, length[n] - 1);
+        sum_values += int64_t(rows) * D;
+        h += rows;
+    }
+    const size_t per_head = tiles.size() / (h1 - h0);
+    for (int b = 0; b < tiles[0].blocks(); b++)
+        for (size_t i = 0; i < tiles.size(); i++) {
+            const PagedHead pages = head(n, h0 + int(i / per_head));
+            if (i % per_head == 0)
+                pages.transpose_keys(k_transposed, b, tiles[0].keys_of_block(b), D);
+            pages.attend(tiles[i], b, D, k_transposed, scores);
+        }
+    float* row = out.as<float>() + n * out.ld + h0 * group * D;
+    for (const Tile& tile : tiles) {
+        write_rows(tile, D, row, D, nullptr, 0);
+        row += tile.rows * D;
+    }
+}
+
+// Key/value head h of a run. memory: all its blocks of keys, scores, a tile of sums.
+void Job::prefill(const Run& run, int h, float* memory) {
+    const int group = heads / kv_heads, blocks = (run.longest + kKeys - 1) / kKeys;
+    const PagedHead pages = head(run.begin, h);
+    const int64_t block_size = int64_t(D) * kKeys;
+    float *scores = memory + blocks * block_size, *sum_values = scores + kQueries * kKeys;
+    for (int b = 0; b < blocks; b++)
+        pages.transpose_keys(memory + b * block_size, b, std::min(kKeys, run.longest - b * kKeys),
+                             D);
+    for (int64_t n = run.begin; n < run.end;) {
+        int rows = 1; // ascending lengths that end in one block
+        while (rows < kQueries && n + rows < run.end && length[n + rows] >= length[n + rows - 1] &&
+               (length[n + rows] - 1) / kKeys == (length[n] - 1) / kKeys)
+            rows++;
+        for (int i = h * group; i < (h + 1) * group; i++) {
+            Tile tile(q.as<float>() + n * q.ld + i * D, q.ld, rows, sum_values);
+            for (int r = 0; r < rows; r++) tile.last[r] = length[n + r] - 1;
+            for (int b = 0; b < tile.blocks(); b++)
+                pages.attend(tile, b, D, memory + b * block_size, scores);
+            write_rows(tile, D, out.as<float>() + n * out.ld + i * D, out.ld, nullptr, 0);
+        }
+        n += rows;
+    }
+}
+
+} // namespace
+
+void cpu::attention_paged_forward(Ctx& ctx, View out, const View& q, const View& k_pages,
+                                  const View& v_pages, const View& page_table, const View& row,
+                                  const View& length, int heads, int kv_heads) {
+    constexpr size_t kFewRuns = 16; // fewer runs are split by key/value head too
+    const int D = int(q.shape[1] / heads);
+    Job job{out,   q,        k_pages, v_pages, page_table, row.as<int32_t>(), length.as<int32_t>(),
+            heads, kv_heads, D};
+    const std::vector<Run> runs = list_runs(job.sequence, job.length, q.shape[0]);
+    int longest_prompt = kKeys;
+    for (const Run& run : runs)
+        if (run.end - run.begin > 1) longest_prompt = std::max(longest_prompt, run.longest);
+    const int64_t blocks = (longest_prompt + kKeys - 1) / kKeys;
+    const int64_t sums = std::max(kQueries, heads);
+    const int64_t room = blocks * D * kKeys + kQueries * kKeys + sums * D;
     ScratchFrame frame(ctx.scratch);
-    const int64_t blocks = (longest + kKeys - 1) / kKeys, block_size = int64_t(D) * kKeys;
-    const int64_t room = 2 * blocks * block_size + int64_t(group) * kKeys;
     float* memory = ctx.scratch.alloc_of<float>(room * omp_get_max_threads());
-    parallel_for_dynamic(int64_t(runs.size()) * kv_heads, [&](int64_t task, int thread) {
-        const Run& run = runs[task / kv_heads];
-        const int64_t h = task % kv_heads;
-        float *k_packed = memory + thread * room, *v_packed = k_packed + blocks * block_size;
-        float* scores = v_packed + blocks * block_size;
-        const int32_t* pages = page_table.as<int32_t>() + sequence[run.begin] * page_table.ld;
-        for (int b = 0; b * kKeys < run.longest; b++) {
-            float *kb = k_packed + b * block_size, *vb = v_packed + b * block_size;
-            const int count = std::min(kKeys, run.longest - b * kKeys);
-            for (int j = 0; j < count; j++) {
-                const int64_t p = b * kKeys + j;
-                const int64_t line = pages[p / page_size] * page_size + p % page_size;
-                const float* key = k_pages.as<float>() + line * width + h * D;
-                for (int d = 0; d < D; d++) kb[d * kKeys + j] = key[d];
-                std::copy_n(v_pages.as<float>() + line * width + h * D, D, vb + j * D);
-            }
-            for (int d = 0; d < D; d++)
-                std::fill(kb + d * kKeys + count, kb + (d + 1) * kKeys, 0.0f);
-            std::fill(vb + count * D, vb + block_size, 0.0f);
-        }
-        std::vector<int> position(group);
-        for (int64_t n = run.begin; n < run.end; n++) {
-            std::fill(position.begin(), position.end(), lengths[n] - 1);
-            const int64_t column = h * group * D; // the group's query heads are neighbours
-            for (int first = 0; first < group; first += kKeys)
-                attend_tile(out.as<float>() + n * out.ld + column + first * D, D, nullptr, 0,
-                            q.as<float>() + n * q.ld + column + first * D, D,
-                            std::min(kKeys, group - first), position.data(), D, k_packed, v_packed,
-                            scores + first * kKeys);
-        }
+    const int parts = runs.size() < kFewRuns ? kv_heads : 1;
+    parallel_for_dynamic(int64_t(runs.size()) * parts, [&](int64_t task, int thread) {
+        const Run& run = runs[task / parts];
+        const int h0 = int(task % parts) * (kv_heads / parts), h1 = h0 + kv_heads / parts;
+        if (run.end - run.begin == 1) job.decode(run.begin, h0, h1, memory + thread * room);
+        else
+            for (int h = h0; h < h1; h++) job.prefill(run, h, memory + thread * room);
     });
 }
