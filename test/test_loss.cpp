@@ -199,3 +199,102 @@ TEST_CASE("loss: temperature divides the logits and the gradient", "[op][loss]")
                   Approx(Rows::get(scaled.logits, v)).epsilon(1e-5).margin(1e-9));
     }
 }
+
+// Fills a row of `V` logits that is hard for the top-k search.
+static std::vector<double> hard_row(int kind, int V, Rng& rng) {
+    std::vector<double> z(V);
+    for (int v = 0; v < V; v++) {
+        const double x = rng.normal();
+        if (kind == 0) z[v] = 3 * x;
+        if (kind == 1) z[v] = 0.25;                                   // constant
+        if (kind == 2) z[v] = double(rng.below(4));                   // ties across the boundary
+        if (kind == 3) z[v] = rng.chance(0.9) ? -INFINITY : x;        // fewer finite ones than k
+        if (kind == 4) z[v] = rng.chance(0.5) ? -100 : 100;           // the ends of the range
+        if (kind == 5) z[v] = v == V / 2 ? 1e30 : 1e-6 * x;           // far apart
+        if (kind == 6) z[v] = -0.01 * v;                              // sorted
+        if (kind == 7) z[v] = v % 2 ? 0.0 : -0.0;                     // zeros of both signs
+        if (kind == 8) z[v] = v % 80 == 79 ? 5 + 1e-3 * x : -5 + x;   // large ones in few groups
+        if (kind == 9) z[v] = rng.chance(0.5) ? 7.0 : 7.0 + 1e-6 * v; // neighbouring floats
+        z[v] = double(float(z[v]));
+    }
+    return z;
+}
+
+TEST_CASE("loss: the fast top-k is the sorted one, whatever the row", "[op][loss]") {
+    // lambda_head and lambda_tail of opposite sign: one wrong member changes its gradient's sign.
+    Rng rng(8, 1);
+    for (const int V : {1, 2, 31, 257, 1000, 3001})
+        for (int kind = 0; kind < 10; kind++)
+            for (const int k : {0, 1, 2, 20, 100, V - 1, V, V + 5}) {
+                if (k < 0) continue;
+                const std::vector<double> z = hard_row(kind, V, rng);
+                Rows ref(Backend::ref, 1, V + 3), cpu(Backend::cpu, 1, V + 3);
+                LossShape shape = plain(V);
+                shape.k = k;
+                shape.lambda_head = 0.5;
+                shape.lambda_tail = -0.5;
+                int32_t x = int32_t(rng.below(V));
+                while (kind == 3 && std::isinf(z[x]) && rng.chance(0.9)) x = int32_t(rng.below(V));
+                for (Rows* rows : {&ref, &cpu}) {
+                    for (int v = 0; v < V; v++) Rows::set(rows->logits, v, z[v]);
+                    rows->targets.as<int32_t>()[0] = x;
+                    rows->run(shape, false);
+                }
+                double square = 0, norm = 0;
+                for (int v = 0; v < V + 3; v++) {
+                    const double want = Rows::get(ref.logits, v), got = Rows::get(cpu.logits, v);
+                    square += (got - want) * (got - want);
+                    norm += want * want;
+                }
+                CAPTURE(V, kind, k, x);
+                const bool none = std::isnan(norm); // nothing but -inf: NaN in both
+                CHECK((none ? std::isnan(square) : square <= 4e-12 * norm + 1e-60));
+                const double mass = ref.stat(0, kStatHeadMass);
+                const double smallest = 1e-37; // normal fp32 number, about
+                if (!none)
+                    CHECK(std::fabs(cpu.stat(0, kStatHeadMass) - mass) <= 2e-6 * mass + smallest);
+            }
+}
+
+TEST_CASE("loss: one real column has loss 0, entropy 0 and no gradient", "[op][loss]") {
+    for (Backend backend : kBoth)
+        for (double beta : {-0.5, 0.0, 0.5}) {
+            Rows rows(backend, 1, 16);
+            LossShape shape = plain(1);
+            shape.beta = beta;
+            shape.lambda_tail = -0.1;
+            rows.run(shape, false);
+            for (LossStat s : {kStatCe, kStatEntropy, kStatQ, kStatHeadMass, kStatTailMass})
+                CHECK(rows.stat(0, s) == 0);
+            for (int v = 0; v < 16; v++) CHECK(std::fabs(Rows::get(rows.logits, v)) < 1e-15);
+        }
+}
+
+TEST_CASE("loss: a saturated target keeps its complement and its gradient", "[op][loss]") {
+    // One competitor at distance d: q = 1 / (1 + e^d), g_x = q^(1 + beta) in the factor form.
+    for (Backend backend : kBoth)
+        for (double d : {2.0, 10.0, 20.0, 30.0, 60.0}) {
+            Rows rows(backend, 1, 16);
+            Rows::set(rows.logits, 0, d);
+            Rows::set(rows.logits, 1, 0);
+            LossShape shape = plain(2);
+            shape.beta = -0.25;
+            rows.run(shape, false);
+            const double q = 1 / (1 + std::exp(d)),
+                         tolerance = backend == Backend::ref ? 1e-12 : 2e-6;
+            CHECK(rows.stat(0, kStatQ) == Approx(q).epsilon(tolerance));
+            CHECK(rows.stat(0, kStatCe) == Approx(std::log1p(std::exp(-d))).epsilon(tolerance));
+            CHECK(Rows::get(rows.logits, 0) == Approx(-std::pow(q, 0.75)).epsilon(tolerance));
+        }
+}
+
+TEST_CASE("loss: a batch with no target writes zeros only", "[op][loss]") {
+    for (Backend backend : kBoth) {
+        Rows rows(backend, 9, 272);
+        for (int n = 0; n < 9; n++) rows.targets.as<int32_t>()[n] = kIgnoredTarget;
+        Rows::set(rows.logits, 5, NAN);
+        rows.run(plain(257), true);
+        for (int64_t i = 0; i < 9 * 272; i++) CHECK(Rows::get(rows.logits, i) == 0);
+        for (int64_t i = 0; i < 9 * kLossStats; i++) CHECK(Rows::get(rows.stats, i) == 0);
+    }
+}

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <type_traits>
 
 namespace {
@@ -31,9 +32,19 @@ Vi in_head(Vf z, Vi column, const Head& head) {
 }
 
 int lane_count(Vi mask) { // mask lanes are 0 or -1, or sums of such
-    int total = 0;
-    for (int i = 0; i < kLanes; i++) total -= mask[i];
-    return total;
+    int32_t s[kLanes];
+    std::memcpy(s, &mask, sizeof s);
+    for (int width = kLanes / 2; width > 0; width /= 2)
+        for (int i = 0; i < width; i++) s[i] += s[i + width];
+    return -s[0];
+}
+
+bool any_lane(Vi mask) {
+    int64_t s[kLanes / 2];
+    std::memcpy(s, &mask, sizeof s);
+    int64_t any = 0;
+    for (int64_t pair : s) any |= pair;
+    return any != 0;
 }
 
 int count_at_least(const float* z, int n, float bound) {
@@ -58,15 +69,16 @@ int32_t order_key(float z) {
 float key_float(int32_t key) { return std::bit_cast<float>(key ^ ((key >> 31) & 0x7fffffff)); }
 
 // A bound that exactly k of z[0..n) reach, or, where equal values forbid one, the k-th largest
-// value with `above` = how many are larger. Invariant: >= k reach lo, < k reach hi.
+// value with `above` = how many are larger. lowest: a bound that k reach; max: the largest.
+// Invariant: >= k reach lo, < k reach hi.
 struct Bound {
     float value;
     int above; // k if the bound is exact
 };
 constexpr int kGuesses = 14; // steps in value space; then at most 32 in the space of the keys
 
-Bound kth_largest(const float* z, int n, int k, float max) {
-    int32_t lo = order_key(-INFINITY), hi = order_key(max) + 1;
+Bound kth_largest(const float* z, int n, int k, float lowest, float max) {
+    int32_t lo = order_key(lowest), hi = order_key(max) + 1;
     int above = 0; // reach hi
     float step = 2;
     for (int i = 0; int64_t(hi) - lo > 1; i++) {
@@ -105,11 +117,11 @@ float row_max(const float* z, int V) {
 void group_maxima(const float* z, int V, int vectors, float* groups) {
     const int G = vectors * kLanes;
     std::fill(groups, groups + G, -INFINITY);
-    for (int begin = 0; begin < V; begin += G)
-        for (int g = 0; g < G && begin + g < V; g += kLanes)
-            store(groups + g,
-                  max(load_tail(z + begin + g, std::min(kLanes, V - begin - g), -INFINITY),
-                      load(groups + g)));
+    int begin = 0;
+    for (; begin + G <= V; begin += G)
+        for (int g = 0; g < G; g += kLanes)
+            store(groups + g, max(load(z + begin + g), load(groups + g)));
+    for (int g = 0; begin + g < V; g++) groups[g] = std::max(groups[g], z[begin + g]);
 }
 
 // The values >= bound, or -1 if there are more than `room`.
@@ -120,7 +132,7 @@ int collect(const float* z, int V, float bound, float* list, int room) {
         Vi any = {};
         for (int v = begin; v < end; v += kLanes)
             any |= load_tail(z + v, std::min(kLanes, end - v), -INFINITY) >= bound;
-        if (lane_count(any) == 0) continue;
+        if (!any_lane(any)) continue;
         if (count + (end - begin) > room) return -1;
         for (int v = begin; v < end; v++) {
             list[count] = z[v];
@@ -143,17 +155,18 @@ Head find_head(const float* z, int V, int k, float* scratch) {
     const int vectors = group_vectors(k), G = vectors * kLanes;
     const float* list = z;
     int count = V;
+    float lowest = -INFINITY;
     Head head{0, 0, V};
     if (V > std::max(kDirectSearch, 4 * G)) {
         group_maxima(z, V, vectors, scratch);
         head.max = row_max(scratch, G);
-        const float bound = kth_largest(scratch, G, k, head.max).value;
-        const int found = collect(z, V, bound, scratch + G, candidate_room(k) - G);
-        if (found >= k) list = scratch + G, count = found; // else too many equal ones, or NaN
+        lowest = kth_largest(scratch, G, k, -INFINITY, head.max).value;
+        const int found = collect(z, V, lowest, scratch + G, candidate_room(k) - G);
+        if (found >= k) list = scratch + G, count = found; // else many equal ones, or NaN
     } else {
         head.max = row_max(z, V);
     }
-    const Bound bound = kth_largest(list, count, k, head.max);
+    const Bound bound = kth_largest(list, count, k, lowest, head.max);
     head.threshold = bound.value;
     if (bound.above < k) head.last = nth_equal(z, V, bound.value, k - bound.above);
     return head;
@@ -175,7 +188,7 @@ RowSums row_sums(std::conditional_t<kKeep, float, const float>* z, int x, const 
     total.target_e = double(exp(splat(target_u))[0]);
     for (int begin = 0; begin < s.V; begin += kBlock) {
         const int end = std::min(begin + kBlock, s.V);
-        Vf all = {}, inside = {}, weighted = {};
+        Vf outside = {}, inside = {}, weighted = {};
         for (int v = begin; v < end; v += kLanes) {
             const int count = std::min(kLanes, end - v);
             const Vf logit = load_tail(z + v, count, -INFINITY);
@@ -186,11 +199,11 @@ RowSums row_sums(std::conditional_t<kKeep, float, const float>* z, int x, const 
             if constexpr (kKeep) store_tail(z + v, select(member, -e, e), count);
             e = select(column == x, Vf{}, e);
             inside += select(member, e, Vf{});
-            all += select(member, Vf{}, e);
+            outside += select(member, Vf{}, e);
             weighted += select(e > 0.0f, e * u, Vf{}); // -inf logits: 0 * -inf
         }
         total.head += double(lane_sum(inside));
-        total.tail += double(lane_sum(all));
+        total.tail += double(lane_sum(outside));
         total.weighted += double(lane_sum(weighted));
     }
     return total;
