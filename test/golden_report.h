@@ -25,3 +25,4 @@ LossShape golden_loss_shape(const Json& json, int V);
 void run_causal_lm(GoldenReport& report, const std::string& directory, const Json& json);
 void run_causal_lm_tail(GoldenReport& report, const std::string& directory, const Json& json);
 void run_adamw_steps(GoldenReport& report, const std::string& directory, const Json& json);
+void run_grading(GoldenReport& report, const std::string& directory);

@@ -224,6 +224,25 @@ static void run_grpo(GoldenReport& report, const std::string& directory, const J
 
 // ------------------------------------------------------------------------------------------------
 
+static bool is_grading(const std::string& directory) {
+    return path_exists(directory + "/pairs.jsonl") && path_exists(directory + "/extraction.jsonl");
+}
+static bool is_bpe(const std::string& directory) {
+    return path_exists(directory + "/tokenizer.json") && path_exists(directory + "/pairs.json");
+}
+
+std::vector<std::string> golden_skipped(const std::string& directory) {
+    const std::string no_bpe = " (no byte-level BPE yet)";
+    if (is_bpe(directory)) return {directory + no_bpe};
+    std::vector<std::string> lines;
+    for (const std::string& entry : list_directory(directory)) {
+        const std::string sub = directory + "/" + entry;
+        if (is_bpe(sub)) lines.push_back(entry + no_bpe);
+        if (is_grading(sub)) lines.push_back(entry + " (only when given alone: " + sub + ")");
+    }
+    return lines;
+}
+
 std::vector<GoldenResult> run_golden(const std::string& directory) {
     using Runner = std::function<void(GoldenReport&, const std::string&, const Json&)>;
     const std::map<std::string, Runner> runners = {
@@ -246,6 +265,13 @@ std::vector<GoldenResult> run_golden(const std::string& directory) {
         runners.at(kind)(report, directory, json);
         return report.results;
     }
+    if (is_grading(directory)) {
+        GoldenReport report;
+        report.prefix = name + "/";
+        run_grading(report, directory);
+        return report.results;
+    }
+    if (is_bpe(directory)) return {};
     std::vector<GoldenResult> all;
     for (const std::string& entry : list_directory(directory)) {
         const std::string sub = directory + "/" + entry;
