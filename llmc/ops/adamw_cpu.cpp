@@ -5,28 +5,43 @@
 #include <algorithm>
 #include <cmath>
 
-static constexpr int64_t kBlock = 1 << 14; // elements of one task
+namespace {
+
+constexpr int64_t kBlock = 1 << 14; // elements of one task
+
+// What an element needs beside its own values.
+struct Factors {
+    float beta1, beta2, rest1, rest2, eps, decay, scale;
+    float step_size;  // lr / (1 - beta1^t)
+    float rms_factor; // 1 / sqrt(1 - beta2^t)
+};
+
+// A function of its own: the compiler believes __restrict of parameters, and vectorises.
+void update_block(float* __restrict w, float* __restrict m, float* __restrict v,
+                  const float* __restrict grad, int64_t count, const Factors f) {
+    for (int64_t i = 0; i < count; i++) {
+        const float g = grad[i] * f.scale;
+        m[i] = f.beta1 * m[i] + f.rest1 * g;                      // (A1)
+        v[i] = f.beta2 * v[i] + f.rest2 * g * g;                  // (A2)
+        const float rms = std::sqrt(v[i]) * f.rms_factor + f.eps; // (A3)
+        w[i] = w[i] - f.decay * w[i] - f.step_size * m[i] / rms;  // (A4)
+    }
+}
+
+} // namespace
 
 void cpu::adamw_update(Ctx&, View param, View m, View v, const View& grad, const AdamW& a) {
     const int64_t n = param.shape[0];
-    const float beta1 = float(a.beta1), beta2 = float(a.beta2), eps = float(a.eps);
-    const float rest1 = float(1 - a.beta1), rest2 = float(1 - a.beta2);
-    const float step_size = float(a.lr / (1 - std::pow(a.beta1, double(a.step))));
-    const float rms_factor = float(1 / std::sqrt(1 - std::pow(a.beta2, double(a.step))));
-    const float decay = float(a.lr * a.weight_decay), scale = float(a.grad_scale);
+    Factors f;
+    f.beta1 = float(a.beta1), f.rest1 = float(1 - a.beta1);
+    f.beta2 = float(a.beta2), f.rest2 = float(1 - a.beta2);
+    f.eps = float(a.eps), f.decay = float(a.lr * a.weight_decay), f.scale = float(a.grad_scale);
+    f.step_size = float(a.lr / (1 - std::pow(a.beta1, double(a.step))));
+    f.rms_factor = float(1 / std::sqrt(1 - std::pow(a.beta2, double(a.step))));
     parallel_for((n + kBlock - 1) / kBlock, [&](int64_t block) {
         const int64_t begin = block * kBlock, count = std::min(kBlock, n - begin);
-        float* __restrict w = param.as<float>() + begin;
-        float* __restrict m1 = m.as<float>() + begin;
-        float* __restrict m2 = v.as<float>() + begin;
-        const float* __restrict grads = grad.as<float>() + begin;
-        for (int64_t i = 0; i < count; i++) {
-            const float g = grads[i] * scale;
-            m1[i] = beta1 * m1[i] + rest1 * g;                     // (A1)
-            m2[i] = beta2 * m2[i] + rest2 * g * g;                 // (A2)
-            const float rms = std::sqrt(m2[i]) * rms_factor + eps; // (A3)
-            w[i] = w[i] - decay * w[i] - step_size * m1[i] / rms;  // (A4)
-        }
+        update_block(param.as<float>() + begin, m.as<float>() + begin, v.as<float>() + begin,
+                     grad.as<float>() + begin, count, f);
     });
 }
 
