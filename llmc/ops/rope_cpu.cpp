@@ -1,47 +1,92 @@
 // QK-norm and RoPE on the CPU: rows in parallel, one read and one write per head. Contract: rope.h.
 #include "llmc/device/parallel.h"
+#include "llmc/device/simd.h"
 #include "llmc/ops/rope.h"
 
 #include <algorithm>
 #include <cmath>
 
 namespace {
-constexpr int64_t kRowBlock = 64; // rows per partial weight gradient: fixed, so the order is too
-constexpr int kParts = 16;        // interleaved partial sums of a reduction, added in a fixed order
 
-template <class Term> float interleaved_sum(int64_t D, const Term& term) {
-    float part[kParts] = {};
-    int64_t d = 0;
-    for (; d + kParts <= D; d += kParts)
-        for (int i = 0; i < kParts; i++) part[i] += term(d + i);
-    for (int i = 0; d < D; d++, i++) part[i] += term(d);
-    for (int width = kParts / 2; width > 0; width /= 2)
-        for (int i = 0; i < width; i++) part[i] += part[i + width];
-    return part[0];
+constexpr int64_t kRowBlock = 64; // rows per partial weight gradient: fixed, so the order is too
+
+// A head is two halves of `half` values, element i rotated with element i + half. What one row's
+// heads of one kind share:
+struct HeadShape {
+    int half;
+    const float *weight, *cosine, *sine;
+};
+
+// Calls body(i, count) for vectors i .. i + count - 1 of a half.
+template <class Body> void for_vectors(int half, const Body& body) {
+    int i = 0;
+    for (; i + kLanes <= half; i += kLanes) body(i, kLanes);
+    if (i < half) body(i, half - i);
 }
+
+float head_forward(float* y, const float* x, const HeadShape& head, float eps) {
+    const int half = head.half;
+    Vf sum_low = {}, sum_high = {};
+    for_vectors(half, [&](int i, int count) {
+        const Vf low = load_tail(x + i, count, 0.0f), high = load_tail(x + half + i, count, 0.0f);
+        sum_low += low * low;
+        sum_high += high * high;
+    });
+    const float s = 1.0f / std::sqrt(lane_sum(sum_low + sum_high) / float(2 * half) + eps); // (R1)
+    for_vectors(half, [&](int i, int count) {
+        auto at = [count](const float* p) { return load_tail(p, count, 0.0f); };
+        const Vf a = at(x + i) * s * at(head.weight + i); // (R2)
+        const Vf b = at(x + half + i) * s * at(head.weight + half + i);
+        const Vf cosine = at(head.cosine + i), sine = at(head.sine + i);
+        store_tail(y + i, a * cosine - b * sine, count); // (R3)
+        store_tail(y + half + i, b * cosine + a * sine, count);
+    });
+    return s;
+}
+
+// dw += the weight's gradient. `dnormed` (2 half) keeps the gradient of (R2)'s values between the
+// two passes.
+void head_backward(float* dx, float* dw, float* dnormed, const float* dy, const float* x, float s,
+                   const HeadShape& head) {
+    const int half = head.half;
+    Vf dot_low = {}, dot_high = {};
+    for_vectors(half, [&](int i, int count) {
+        auto at = [count](const float* p) { return load_tail(p, count, 0.0f); };
+        const Vf low = at(dy + i), high = at(dy + half + i);
+        const Vf cosine = at(head.cosine + i), sine = at(head.sine + i);
+        const Vf a = low * cosine + high * sine, b = high * cosine - low * sine; // (R4)
+        const Vf xa = a * at(x + i), xb = b * at(x + half + i);
+        dot_low += xa * at(head.weight + i);
+        dot_high += xb * at(head.weight + half + i);
+        store_tail(dw + i, at(dw + i) + xa * s, count);
+        store_tail(dw + half + i, at(dw + half + i) + xb * s, count);
+        store_tail(dnormed + i, a, count);
+        store_tail(dnormed + half + i, b, count);
+    });
+    const float scale = s * s * lane_sum(dot_low + dot_high) / float(2 * half);
+    for (int part = 0; part < 2 * half; part += half)
+        for_vectors(half, [&](int i, int count) {
+            auto at = [&](const float* p) { return load_tail(p + part + i, count, 0.0f); };
+            store_tail(dx + part + i, s * (at(dnormed) * at(head.weight) - at(x) * scale), count);
+        });
+}
+
 } // namespace
 
 void cpu::qknorm_rope_forward(Ctx&, View qk, View rstd, const View& qkv, const View& q_weight,
                               const View& k_weight, const View& table, const View& positions,
                               int heads, int kv_heads, double eps) {
-    const int64_t D = table.shape[1], half = D / 2;
+    const int64_t D = table.shape[1];
+    const float *qw = q_weight.as<float>(), *kw = k_weight.as<float>();
     const int32_t* position = positions.as<int32_t>();
     parallel_for(qkv.shape[0], [&](int64_t n) {
         const float* cosine = table.as<float>() + position[n] * table.ld;
-        const float* sine = cosine + half;
-        for (int h = 0; h < heads + kv_heads; h++) {
-            const float* w = (h < heads ? q_weight : k_weight).as<float>();
-            const float* x = qkv.as<float>() + n * qkv.ld + h * D;
-            float* y = qk.as<float>() + n * qk.ld + h * D;
-            const float square_sum = interleaved_sum(D, [&](int64_t d) { return x[d] * x[d]; });
-            const float s = 1.0f / std::sqrt(square_sum / float(D) + float(eps)); // (R1)
-            rstd.as<float>()[n * rstd.ld + h] = s;
-            for (int64_t i = 0; i < half; i++) {
-                const float a = x[i] * s * w[i], b = x[i + half] * s * w[i + half]; // (R2)
-                y[i] = a * cosine[i] - b * sine[i];                                 // (R3)
-                y[i + half] = b * cosine[i] + a * sine[i];
-            }
-        }
+        const float* x = qkv.as<float>() + n * qkv.ld;
+        float *y = qk.as<float>() + n * qk.ld, *s = rstd.as<float>() + n * rstd.ld;
+        for (int h = 0; h < heads + kv_heads; h++)
+            s[h] =
+                head_forward(y + h * D, x + h * D,
+                             {int(D / 2), h < heads ? qw : kw, cosine, cosine + D / 2}, float(eps));
     });
 }
 
@@ -49,37 +94,23 @@ void cpu::qknorm_rope_backward(Ctx& ctx, View dqkv, View dq_weight, View dk_weig
                                const View& rstd, const View& qkv, const View& q_weight,
                                const View& k_weight, const View& table, const View& positions,
                                int heads, int kv_heads) {
-    const int64_t N = qkv.shape[0], D = table.shape[1], half = D / 2;
+    const int64_t N = qkv.shape[0], D = table.shape[1];
     const int64_t blocks = (N + kRowBlock - 1) / kRowBlock;
+    const float *qw = q_weight.as<float>(), *kw = k_weight.as<float>();
     const int32_t* position = positions.as<int32_t>();
     ScratchFrame frame(ctx.scratch);
     float* partial = ctx.scratch.alloc_of<float>(blocks * 3 * D); // dq weight, dk weight, one head
     parallel_for(blocks, [&](int64_t block) {
-        float* dw[2] = {partial + block * 3 * D, partial + block * 3 * D + D};
-        float* dnormed = partial + block * 3 * D + 2 * D;
-        std::fill(dw[0], dw[0] + 2 * D, 0.0f);
+        float *dqw = partial + block * 3 * D, *dkw = dqw + D, *dnormed = dkw + D;
+        std::fill(dqw, dqw + 2 * D, 0.0f);
         for (int64_t n = block * kRowBlock; n < std::min(N, (block + 1) * kRowBlock); n++) {
             const float* cosine = table.as<float>() + position[n] * table.ld;
-            const float* sine = cosine + half;
-            for (int h = 0; h < heads + kv_heads; h++) {
-                const float* w = (h < heads ? q_weight : k_weight).as<float>();
-                float* head_dw = dw[h < heads ? 0 : 1];
-                const float* x = qkv.as<float>() + n * qkv.ld + h * D;
-                const float* dy = dqk.as<float>() + n * dqk.ld + h * D;
-                float* dx = dqkv.as<float>() + n * dqkv.ld + h * D;
-                const float s = rstd.as<float>()[n * rstd.ld + h];
-                for (int64_t i = 0; i < half; i++) { // (R4): the rotation's transpose
-                    dnormed[i] = dy[i] * cosine[i] + dy[i + half] * sine[i];
-                    dnormed[i + half] = dy[i + half] * cosine[i] - dy[i] * sine[i];
-                }
-                const float dot =
-                    interleaved_sum(D, [&](int64_t d) { return dnormed[d] * w[d] * x[d]; });
-                const float scale = s * s * dot / float(D);
-                for (int64_t d = 0; d < D; d++) {
-                    head_dw[d] += dnormed[d] * x[d] * s;
-                    dx[d] = s * (dnormed[d] * w[d] - x[d] * scale);
-                }
-            }
+            const float *x = qkv.as<float>() + n * qkv.ld, *dy = dqk.as<float>() + n * dqk.ld;
+            const float* s = rstd.as<float>() + n * rstd.ld;
+            float* dx = dqkv.as<float>() + n * dqkv.ld;
+            for (int h = 0; h < heads + kv_heads; h++)
+                head_backward(dx + h * D, h < heads ? dqw : dkw, dnormed, dy + h * D, x + h * D,
+                              s[h], {int(D / 2), h < heads ? qw : kw, cosine, cosine + D / 2});
         }
     });
     for (int64_t block = 0; block < blocks; block++)
