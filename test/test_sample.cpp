@@ -139,6 +139,8 @@ TEST_CASE("sample: top_p keeps the smallest likely set that reaches it", "[op][s
         CHECK(kept(p, 0.56, 2) == std::vector{1});
         CHECK(kept(p, 0.58, 2) == std::vector{1, 3});
         CHECK(kept({0.25, 0.25, 0.25, 0.25}, 0.49, 0) == std::vector{0, 1}); // ties: lower first
+        CHECK(kept({0.25, 0.25, 0.25, 0.25}, 0.5, 0) == std::vector{0, 1});  // reached exactly
+        CHECK(kept({0.25, 0.25, 0.25, 0.25}, 0.51, 0) == std::vector{0, 1, 2});
     }
 }
 
@@ -182,6 +184,41 @@ TEST_CASE("sample: cpu draws the reference's tokens", "[op][sample][cpu]") {
         }
 }
 
+TEST_CASE("sample: cpu cuts where the reference does on hard rows", "[op][sample][cpu]") {
+    const int V = 5003;
+    const auto noise = random_logits(V, 11);
+    auto row = [&](auto value) {
+        std::vector<double> z(V);
+        for (int v = 0; v < V; v++) z[v] = double(float(value(v)));
+        return z;
+    };
+    const std::vector<double> rows[] = {
+        row([](int) { return 3.0; }),                                    // all equal
+        row([](int v) { return v % 7 == 0 ? 2.0 : 1.0; }),               // two levels
+        row([](int v) { return -v; }),                                   // one token holds most
+        row([](int v) { return v < 4000 ? -INFINITY : 0.001 * v; }),     // few are possible
+        row([&](int v) { return 1e4 + noise[v]; }),                      // coarse logits
+        row([&](int v) { return v == 4999 ? 1e5 : 1e-3 * noise[v]; }),   // far behind the first
+        row([&](int v) { return std::nextafter(1.0, 1.0 + noise[v]); }), // a few units apart
+        row([&](int v) { return v % 2 ? noise[v] : -1e30 * (1 + v % 5); }),
+    };
+    const auto u = even_uniform(15);
+    for (size_t i = 0; i < std::size(rows); i++)
+        for (double temperature : {0.3, 1.0})
+            for (double top_p : {0.1, 0.73, 0.9999, 1.0})
+                for (int top_k : {0, 1, 17, 2000, 5002}) {
+                    INFO("row " << i << " temperature " << temperature << " top_p " << top_p
+                                << " top_k " << top_k);
+                    const SampleShape shape = {V, temperature, top_p, top_k};
+                    const auto got = sample(Backend::cpu, rows[i], V, u, shape);
+                    const auto want = sample(Backend::ref, rows[i], V, u, shape);
+                    for (size_t n = 0; n < u.size(); n++) {
+                        INFO("u " << u[n]);
+                        CHECK(got[n] == want[n]);
+                    }
+                }
+}
+
 TEST_CASE("sample: padded and impossible tokens are never drawn", "[op][sample]") {
     const int V = 21, Vp = 32;
     auto z = random_logits(Vp, 3);
@@ -212,15 +249,19 @@ TEST_CASE("sample: a row does not depend on its batch or on the threads", "[op][
     }
 }
 
-TEST_CASE("sample: a low temperature is greedy, a row of NaN draws a valid token", "[op][sample]") {
+TEST_CASE("sample: a low temperature is greedy, NaN still gives a valid token", "[op][sample]") {
     const int V = 100;
     const auto z = random_logits(V, 7);
     const int best = int(std::max_element(z.begin(), z.end()) - z.begin());
     for (int token : sample(Backend::cpu, z, V, even_uniform(100), {V, 1e-6, 1, 0}))
         REQUIRE(token == best);
     for (SampleShape shape : {SampleShape{V, 0, 1, 0}, {V, 1, 1, 0}, {V, 1, 0.9, 0}, {V, 1, 1, 9}})
-        for (int token : sample(Backend::cpu, std::vector<double>(V, NAN), V, {0, 0.5}, shape)) {
-            CHECK(token >= 0);
-            CHECK(token < V);
+        for (int nans : {1, 30, V}) { // the run stops elsewhere, not by a wild index here
+            auto bad = z;
+            for (int i = 0; i < nans; i++) bad[(i * 37 + 5) % V] = NAN;
+            for (int token : sample(Backend::cpu, bad, V, {0, 0.5, 0.999}, shape)) {
+                CHECK(token >= 0);
+                CHECK(token < V);
+            }
         }
 }
