@@ -49,7 +49,8 @@ const std::vector<Key> kRunKeys = {
     {"heads", "model", kInt, "0", 0, 1e4, "", "query heads"},
     {"kv_heads", "model", kInt, "0", 0, 1e4, "", "key/value heads"},
     {"head_dim", "model", kInt, "0", 0, 1e4, "", "width of one head"},
-    {"vocab", "model", kInt, "0", 0, 1e7, "tokens", "0 = the tokenizer's"},
+    {"vocab", "model", kInt, "0", 0, 1e7, "tokens",
+     "size of embedding and head, at least the tokenizer's"},
     {"experts", "model", kInt, "-1", -1, 1e5, "experts", "-1 = as the preset, 0 = dense"},
     {"experts_per_token", "model", kInt, "0", 0, 1e5, "experts", "experts each token visits"},
     {"expert_ffn", "model", kInt, "0", 0, 1e6, "", "width of one expert"},
@@ -173,7 +174,6 @@ ModelConfig recipe_model(const Recipe& recipe, int vocab) {
     override_int("experts", &c.experts, -1);
     override_int("experts_per_token", &c.experts_per_token, 0);
     override_int("expert_ffn", &c.expert_ffn, 0);
-    c.vocab = vocab;
     override_int("vocab", &c.vocab, 0);
     if (c.vocab < vocab)
         usage_error(format("model: vocab = %d, but the tokenizer has %d tokens", c.vocab, vocab),
