@@ -8,10 +8,9 @@ cd "$(dirname "$0")/.."
 sh scripts/setup.sh
 make -s train rollout
 ./train "$@"
-# The folder is the one ./train just used: the newest log.
-run=$(ls -td runs/*/ | while read -r folder; do [ -f "$folder/metrics.jsonl" ] && echo "$folder" && break; done)
+run=runs/latest # the link ./train sets
 # The packaged matplotlib belongs to the system's Python, which need not be the first in PATH.
 python=python3
 $python -c 'import matplotlib' 2>/dev/null || python=/usr/bin/python3
 $python scripts/report.py "$run" -o report.html
-echo "report: report.html (from $run)"
+echo "report: report.html"

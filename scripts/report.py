@@ -52,7 +52,7 @@ def read_run(folder):
             steps.append(entry)
         elif entry.get("kind") == "eval":
             evals.append(entry)
-    return {"name": folder.name, "steps": steps, "evals": evals}
+    return {"name": folder.resolve().name, "steps": steps, "evals": evals}
 
 
 def smooth(values, width):

@@ -10,6 +10,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
+#include <cstring>
 #include <fcntl.h>
 #include <sys/file.h>
 #include <unistd.h>
@@ -37,6 +39,13 @@ std::vector<std::string> binding_lines(const std::string& resolved) {
         if (!key.empty() && line[0] != '[' && !is_free_key(key)) lines.push_back(section + line);
     }
     return lines;
+}
+
+// RUNS/latest points to the folder last used, for scripts and for the hand.
+void link_latest(const std::string& runs, const std::string& name) {
+    const std::string temporary = runs + "/latest.tmp", link = runs + "/latest";
+    ::unlink(temporary.c_str());
+    if (::symlink(name.c_str(), temporary.c_str()) == 0) ::rename(temporary.c_str(), link.c_str());
 }
 
 void request_stop(int) { stop_requested = 1; }
@@ -107,6 +116,7 @@ void Run::open_folder() {
     if (lock_ < 0 || ::flock(lock_, LOCK_EX | LOCK_NB) != 0)
         fatal(folder_ + ": another process is running in this folder",
               "wait for it, stop it, or choose another -name");
+    link_latest(recipe_.text("", "runs"), run_name(recipe_));
 }
 
 void Run::check_recipe() {
