@@ -63,7 +63,7 @@ for model in tiny tiny-moe; do
         done
         pkill -9 -f -- "-name $model-killed -model" 2>/dev/null
         wait $shell 2>/dev/null
-        echo "killed $model in $stage at step $(lines "$model-killed" $stage)"
+        check "$model: killed in $stage at step $(lines "$model-killed" $stage)" [ $? -eq 137 ]
     done
     run "$model-killed" $model
     check "$model: metrics.jsonl is byte-identical after three kills" \

@@ -1,0 +1,142 @@
+// The loop over the three stages: what every step must have done, read from the run folder.
+#include "llmc/core/file.h"
+#include "llmc/core/json.h"
+#include "llmc/core/recipe.h"
+#include "llmc/model/model.h"
+#include "llmc/train/keys.h"
+#include "llmc/train/run.h"
+#include "llmc/train/schedule.h"
+#include "test/catch.h"
+
+#include <cmath>
+#include <filesystem>
+#include <unistd.h>
+
+namespace {
+
+// A short MoE run on texts whose answers are right half of the time, so that RL has groups to keep.
+struct ShortRun {
+    std::string runs;
+    std::vector<Json> steps, evals;
+
+    explicit ShortRun(const std::vector<std::string>& flags) {
+        char name[] = "/tmp/prior_test_XXXXXX";
+        REQUIRE(mkdtemp(name) != nullptr);
+        runs = name;
+        std::string text, problems;
+        for (int q = 1; q <= 4; q++) {
+            problems += format("{\"question\": \"%d?\", \"answer\": \"%d\"}\n", q, q);
+            for (int answer : {q, q % 4 + 1})
+                text += format("{\"text\": \"%d?\\n\\\\boxed{%d}\"}\n", q, answer);
+        }
+        write_file_atomic(runs + "/text.jsonl", text);
+        write_file_atomic(runs + "/problems.jsonl", problems);
+        std::vector<std::string> all = {"-runs",
+                                        runs,
+                                        "-name",
+                                        "run",
+                                        "-model",
+                                        "tiny-moe",
+                                        "-layers",
+                                        "2",
+                                        "-channels",
+                                        "48",
+                                        "-data",
+                                        runs + "/text.jsonl",
+                                        "-rl.data",
+                                        runs + "/problems.jsonl",
+                                        "-val_fraction",
+                                        "0.02",
+                                        "-eval_problems",
+                                        "",
+                                        "-val_data",
+                                        "embedded:sentences",
+                                        "-val_rows",
+                                        "2",
+                                        "-pretrain.steps",
+                                        "60",
+                                        "-midtrain.steps",
+                                        "10",
+                                        "-rl.steps",
+                                        "4",
+                                        "-batch",
+                                        "8",
+                                        "-context",
+                                        "32",
+                                        "-lr",
+                                        "3e-3",
+                                        "-rl.lr",
+                                        "1e-4",
+                                        "-groups",
+                                        "2",
+                                        "-group_size",
+                                        "8",
+                                        "-rl.max_new_tokens",
+                                        "12",
+                                        "-bias_rate",
+                                        "0"};
+        all.insert(all.end(), flags.begin(), flags.end());
+        REQUIRE(Run(read_train_recipe(all)).train() == 0);
+        for (const std::string& line : split_text(read_file(runs + "/run/metrics.jsonl"), '\n'))
+            if (!line.empty()) {
+                const Json json = Json::parse(line);
+                (json["kind"] == "step" ? steps : evals).push_back(json);
+            }
+    }
+    ~ShortRun() { std::filesystem::remove_all(runs); }
+
+    std::vector<double> router_bias() const {
+        Ctx ctx(Backend::cpu, 0);
+        const std::string folder = runs + "/run/ckpt/step_00000074";
+        Model model(ctx, read_config(folder));
+        load_weights(model, folder);
+        std::vector<double> bias;
+        for (int l = 0; l < model.config.layers; l++)
+            for (int e = 0; e < model.config.experts; e++)
+                bias.push_back(read_value(model.weights.block(l).router_bias, e));
+        return bias;
+    }
+};
+
+} // namespace
+
+TEST_CASE("train: every step does what its stage says", "[train]") {
+    ShortRun run({"-midtrain.lr_end", "3e-4", "-midtrain.decay", "10", "-pretrain.warmup", "5",
+                  "-pretrain.bias_rate", "1e-2"});
+    REQUIRE(run.steps.size() == 74);
+    REQUIRE(run.evals.size() == 3);
+    const Schedule pretrain{5, 60, 0, 3e-3, 0, DecayShape::linear};
+    const Schedule midtrain{0, 0, 10, 3e-3, 3e-4, DecayShape::linear};
+    for (size_t i = 0; i < 70; i++) {
+        const Schedule& schedule = i < 60 ? pretrain : midtrain;
+        CHECK(run.steps[i]["lr"].get<double>() ==
+              Approx(learning_rate(schedule, int64_t(i < 60 ? i : i - 60))).epsilon(1e-12));
+    }
+    CHECK(run.steps[59]["loss"].get<double>() < 0.5 * run.steps[0]["loss"].get<double>());
+    for (size_t i = 70; i < 74; i++) { // on-policy: the rollout's log-probs are the trainer's bits
+        REQUIRE(run.steps[i]["kept_groups"].get<int>() > 0);
+        CHECK(run.steps[i]["max_abs_dlogp"].get<double>() == 0);
+        CHECK(run.steps[i]["ratio_max"].get<double>() == 1);
+        CHECK(run.steps[i]["grad_norm"].get<double>() > 0);
+    }
+    const std::string state = run.runs + "/run/ckpt/step_00000074/state.json";
+    CHECK(json_parse(read_file(state), state)["optimizer_step"].get<int>() == 4); // anew in RL
+    double sum = 0, size = 0;
+    for (double b : run.router_bias()) {
+        sum += b;
+        size += std::fabs(b);
+    }
+    CHECK(size > 0.05);                  // 60 updates of 1e-2 moved it,
+    CHECK(std::fabs(sum) < 1e-4 * size); // around zero
+}
+
+TEST_CASE("train: at bias_rate 0 the router bias stays where it was", "[train]") {
+    ShortRun run({});
+    for (double b : run.router_bias()) CHECK(b == 0);
+}
+
+TEST_CASE("train: two updates per rollout leave the policy the second time", "[train]") {
+    ShortRun run({"-rl.updates", "2", "-rl.lr", "1e-3"});
+    CHECK(run.steps[70]["max_abs_dlogp"].get<double>() == 0);
+    CHECK(run.steps[71]["max_abs_dlogp"].get<double>() > 0);
+}
