@@ -87,8 +87,7 @@ struct LoadedModel {
     explicit LoadedModel(const Recipe& recipe)
         : LoadedModel(recipe, checkpoint_folder(recipe.text("", "model"))) {}
     LoadedModel(const Recipe& recipe, const std::string& folder)
-        : ctx(recipe.text("", "device") == "ref" ? Backend::ref : Backend::cpu,
-              int(recipe.integer("", "threads"))),
+        : ctx(choose_backend(recipe.text("", "device")), int(recipe.integer("", "threads"))),
           model(ctx, read_config(folder)) {
         if (model.config.vocab != tokenizer.vocab_size())
             fatal(format("%s: the model has %d tokens, this program's byte tokenizer %d",
@@ -114,11 +113,7 @@ std::vector<Problem> read_problems(const Recipe& recipe) {
     if (!recipe.text("", "prompt").empty()) return {{"prompt", recipe.text("", "prompt"), ""}};
     const Split split = recipe.text("", "split") == "train" ? Split::train : Split::validation;
     const ProblemSet set(recipe.text("", "problems"), split, 0, 0);
-    std::vector<Problem> problems;
-    const int64_t count = recipe.integer("", "count");
-    for (int64_t i = 0; i < count && (set.size() == 0 || i < set.size()); i++)
-        problems.push_back(set.problem(i));
-    return problems;
+    return set.first(recipe.integer("", "count"));
 }
 
 // Samples answers to `problems` and reports the speed on stderr.
@@ -293,11 +288,9 @@ int grade(const Recipe& recipe) {
 int rollout_main(int argc, char** argv) {
     std::vector<std::string> arguments(argv + 1, argv + argc);
     Recipe recipe(rollout_keys());
-    auto is_help = [](const std::string& a) { return a == "-h" || a == "-help" || a == "--help"; };
-    const size_t all = arguments.size();
-    std::erase_if(arguments, is_help);
+    const bool help = take_help_flag(&arguments);
     const std::vector<std::string> words = recipe.read_arguments(arguments);
-    if (arguments.size() != all) {
+    if (help) {
         std::printf("%s", recipe.usage().c_str());
         return 0;
     }

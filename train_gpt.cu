@@ -15,14 +15,7 @@ static int launcher_rank() {
 
 static int train_main(int argc, char** argv) {
     std::vector<std::string> arguments(argv + 1, argv + argc);
-    bool help = false;
-    for (size_t i = 0; i < arguments.size();) {
-        const bool is_help =
-            arguments[i] == "-h" || arguments[i] == "--help" || arguments[i] == "-help";
-        help = help || is_help;
-        if (is_help) arguments.erase(arguments.begin() + int64_t(i));
-        else i++;
-    }
+    const bool help = take_help_flag(&arguments);
     const Recipe recipe = read_train_recipe(arguments);
     if (help) {
         std::printf("%s", recipe.usage().c_str());

@@ -64,13 +64,13 @@ def check_sizes(name, lines):
     limit = MAX_MAIN if name.endswith("_gpt.cu") else MAX_FILE
     if len(lines) > limit:
         warnings.append(f"{name}: {len(lines)} lines, at most {limit}")
-    start = None
-    for number, line in enumerate(lines, 1):  # a function at the margin ends with "}" at the margin
-        if re.match(r"^[A-Za-z].*\{$", line) or (re.match(r"^    .*\) (const )?(override )?\{$", line)
-                                                  and start is None):
-            if not re.match(r"^(namespace|class|struct|enum|union|extern)", line):
-                start = number
-        if line == "}" and start:
+    start = indent = None
+    for number, line in enumerate(lines, 1):  # a function ends with "}" under its first character
+        begin = re.match(r"^(    )?[A-Za-z~].*[^=] \{$", line)
+        if begin and start is None and not re.match(
+                r"^ *(namespace|class|struct|enum|union|extern|if|for|while|else|do|switch|case|return|auto)\b", line):
+            start, indent = number, begin.group(1) or ""
+        elif start and line == indent + "}":
             if number - start > MAX_FUNCTION:
                 warnings.append(f"{name}:{start}: function of {number - start} lines, at most {MAX_FUNCTION}")
             start = None

@@ -13,11 +13,7 @@ namespace {
 
 void fill_normal(View view, uint64_t stream) {
     Rng rng(5, stream);
-    for (int64_t i = 0; i < view.size(); i++) {
-        const float value = float(rng.normal());
-        if (view.dtype == Dtype::f64) view.as<double>()[i] = double(value);
-        else view.as<float>()[i] = value;
-    }
+    for (int64_t i = 0; i < view.size(); i++) write_value(view, i, double(float(rng.normal())));
 }
 
 // Documents of the given lengths in one packed batch, and the same keys and values in pages in a

@@ -20,13 +20,8 @@ struct Rows {
         for (int64_t i = 0; i < N * Vp; i++) set(logits, i, double(float(2 * rng.normal())));
         for (int64_t n = 0; n < N; n++) set(scale, n, 1);
     }
-    static void set(Buffer& b, int64_t i, double value) {
-        if (b.view().dtype == Dtype::f64) b.as<double>()[i] = value;
-        else b.as<float>()[i] = float(value);
-    }
-    static double get(Buffer& b, int64_t i) {
-        return b.view().dtype == Dtype::f64 ? b.as<double>()[i] : double(b.as<float>()[i]);
-    }
+    static void set(Buffer& b, int64_t i, double value) { write_value(b.view(), i, value); }
+    static double get(Buffer& b, int64_t i) { return read_value(b.view(), i); }
     double stat(int64_t n, LossStat which) { return get(stats, n * kLossStats + which); }
     void run(const LossShape& shape, bool ratio) {
         loss_forward_backward(ctx, logits.view(), stats.view(), targets.view(), scale.view(),

@@ -15,13 +15,9 @@
 
 namespace {
 
-double get(const View& view, int64_t i) {
-    return view.dtype == Dtype::f64 ? view.as<double>()[i] : double(view.as<float>()[i]);
-}
+double get(const View& view, int64_t i) { return read_value(view, i); }
 void set(View view, const std::vector<double>& values) {
-    for (size_t i = 0; i < values.size(); i++)
-        if (view.dtype == Dtype::f64) view.as<double>()[i] = values[i];
-        else view.as<float>()[i] = float(values[i]);
+    for (size_t i = 0; i < values.size(); i++) write_value(view, int64_t(i), values[i]);
 }
 std::vector<double> normals(int64_t count, uint64_t stream) {
     Rng rng(7, stream);

@@ -71,6 +71,12 @@ std::vector<std::string> split_text(const std::string& text, char separator) {
     return parts;
 }
 
+bool take_help_flag(std::vector<std::string>* arguments) {
+    return std::erase_if(*arguments, [](const std::string& argument) {
+               return argument == "-h" || argument == "-help" || argument == "--help";
+           }) > 0;
+}
+
 Recipe::Recipe(const KeyTable& table) : table_(table) {
     for (const Key& key : table_.keys) {
         check_value(key, key.initial, "the key table");
@@ -217,12 +223,6 @@ std::vector<std::string> Recipe::read_arguments(const std::vector<std::string>& 
         flags_.push_back({(section < 0 ? "" : table_.sections[section] + ".") + name, value});
     }
     return words;
-}
-
-void Recipe::set(const std::string& section, const std::string& key, const std::string& value) {
-    int k = find_key(key);
-    require(k >= 0, "recipe: no key %s", key.c_str());
-    assign(k, section.empty() ? -1 : find_section(section), value, kSectionFlag, "program");
 }
 
 const Recipe::Value& Recipe::value(const std::string& section, const std::string& key,

@@ -43,7 +43,6 @@ class Recipe {
     std::vector<std::string> read_arguments(const std::vector<std::string>& arguments);
     // The flags of read_arguments as (name, value), in their order.
     const std::vector<std::pair<std::string, std::string>>& flags() const { return flags_; }
-    void set(const std::string& section, const std::string& key, const std::string& value);
 
     // section "" = the whole run. require() if the table has no such key there.
     int64_t integer(const std::string& section, const std::string& key) const;
@@ -70,6 +69,9 @@ class Recipe {
     std::vector<std::pair<std::string, std::string>> flags_;
     std::vector<std::vector<Value>> values_; // [key][section], one entry for whole-run keys
 };
+
+// Removes -h, -help and --help, the flags without a value; true if there was one.
+bool take_help_flag(std::vector<std::string>* arguments);
 
 // Whole-string number parsing: "1e-3" is a real, "5e11" and "4096" are integers, "12x" is neither.
 bool parse_real(const std::string& text, double* value);

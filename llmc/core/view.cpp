@@ -70,6 +70,15 @@ View make_view(void* data, Dtype dtype, const char* name, int64_t n0, int64_t n1
     return view_of(data, dtype, name, 3, n0, n1, n2);
 }
 
+double read_value(const View& view, int64_t index) {
+    return view.dtype == Dtype::f64 ? view.as<double>()[index] : double(view.as<float>()[index]);
+}
+
+void write_value(View view, int64_t index, double value) {
+    if (view.dtype == Dtype::f64) view.as<double>()[index] = value;
+    else view.as<float>()[index] = float(value);
+}
+
 std::string shape_text(const View& view) {
     std::string text = "(";
     for (int i = 0; i < view.rank; i++)

@@ -49,6 +49,11 @@ View make_view(void* data, Dtype dtype, const char* name, int64_t n0);
 View make_view(void* data, Dtype dtype, const char* name, int64_t n0, int64_t n1);
 View make_view(void* data, Dtype dtype, const char* name, int64_t n0, int64_t n1, int64_t n2);
 
+// Element `index` of an f64 or f32 tensor, counted over its memory. For single values; loops over
+// whole tensors take as<T>() once.
+double read_value(const View& view, int64_t index);
+void write_value(View view, int64_t index, double value);
+
 std::string shape_text(const View& view); // "(4, 16)"
 
 // bf16 and f16 are stored as their 16 bits; rounding is to nearest, ties to even.

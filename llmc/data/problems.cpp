@@ -41,6 +41,12 @@ ProblemSet::ProblemSet(const std::string& spec, Split split, double val_fraction
               "is the file empty, or val_fraction too small or too large?");
 }
 
+std::vector<Problem> ProblemSet::first(int64_t count) const {
+    std::vector<Problem> problems;
+    for (int64_t i = 0; i < count && (size_ == 0 || i < size_); i++) problems.push_back(problem(i));
+    return problems;
+}
+
 Problem ProblemSet::problem(int64_t index) const {
     if (!family_.empty()) return embedded(size_ ? index % size_ : index);
     return problems_[index % size_];

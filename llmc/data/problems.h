@@ -16,8 +16,9 @@ class ProblemSet {
   public:
     // val_fraction: share of a file's problems that is held out; 0 = the file is one split only.
     ProblemSet(const std::string& spec, Split split, double val_fraction, uint64_t seed);
-    int64_t size() const { return size_; } // 0 = endless
-    Problem problem(int64_t index) const;  // index is taken modulo the size of a finite set
+    int64_t size() const { return size_; }           // 0 = endless
+    std::vector<Problem> first(int64_t count) const; // at most all of a finite set
+    Problem problem(int64_t index) const; // index is taken modulo the size of a finite set
 
   private:
     Problem embedded(int64_t index) const;

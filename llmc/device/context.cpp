@@ -34,6 +34,12 @@ int available_cores() {
 
 const char* backend_name(Backend backend) { return backend == Backend::ref ? "ref" : "cpu"; }
 
+Backend choose_backend(const std::string& device) {
+    require(device == "auto" || device == "cpu" || device == "ref", "choose_backend: \"%s\"",
+            device.c_str());
+    return device == "ref" ? Backend::ref : Backend::cpu;
+}
+
 Ctx::Ctx(Backend backend_, int threads_)
     : backend(backend_), threads(threads_ > 0 ? threads_ : available_cores()),
       gemm_cache(make_gemm_cache()) {

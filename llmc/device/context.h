@@ -61,4 +61,5 @@ struct Ctx {
 };
 
 const char* backend_name(Backend backend);
+Backend choose_backend(const std::string& device); // of the key -device: "auto", "cpu" or "ref"
 int available_cores();

@@ -10,6 +10,8 @@ constexpr int kLanes = 16;
 typedef float Vf __attribute__((vector_size(64)));
 typedef int32_t Vi __attribute__((vector_size(64)));
 
+constexpr Vi kLaneIndex = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
 inline Vf load(const float* p) {
     Vf v;
     std::memcpy(&v, p, sizeof v);

@@ -30,12 +30,6 @@ const std::vector<Preset>& presets() {
 
 } // namespace
 
-std::vector<std::string> model_preset_names() {
-    std::vector<std::string> names;
-    for (const Preset& preset : presets()) names.push_back(preset.name);
-    return names;
-}
-
 ModelConfig model_preset(const std::string& name) {
     std::string all;
     for (const Preset& preset : presets()) {

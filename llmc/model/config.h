@@ -36,7 +36,6 @@ struct ModelConfig {
 
 // "tiny", "tiny-moe", "demo", "demo-moe", "1B", "4B", "5B-A0.3B", "10B-A0.5B"; fatal() lists them.
 ModelConfig model_preset(const std::string& name);
-std::vector<std::string> model_preset_names();
 
 // Stops with a message if a field is out of range or two fields contradict each other.
 void check_config(const ModelConfig& config);

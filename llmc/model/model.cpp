@@ -22,11 +22,6 @@ void Model::set_rope_base(double base) {
     fill_rope();
 }
 
-void Model::set_max_positions(int positions) {
-    config.max_positions = positions;
-    fill_rope();
-}
-
 // ------------------------------------------------------------------------------------------------
 // Hugging Face directories
 

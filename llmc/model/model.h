@@ -8,7 +8,6 @@ struct Model {
     Model(const Model&) = delete;
 
     void set_rope_base(double base);
-    void set_max_positions(int positions);
     View rope() const { return rope_.view(); } // (max_positions, D)
     size_t bytes() const { return weights.flat().bytes(); }
 

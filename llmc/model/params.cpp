@@ -151,9 +151,7 @@ void init_params(ParamSet& params, const ParamTable& table, const ModelConfig& c
             double value = p.kind == ParamKind::norm          ? 1.0
                            : p.kind == ParamKind::router_bias ? 0.0
                                                               : scale * rng.normal();
-            if (view.dtype == Dtype::f64)
-                view.as<double>()[i] = double(float(value)); // the backends start equal
-            else view.as<float>()[i] = float(value);
+            write_value(view, i, double(float(value))); // the backends start equal
         }
     }
 }

@@ -16,8 +16,6 @@ namespace {
 constexpr int kTile = 64; // keys of a block and query rows of a tile
 constexpr int kHalf = 32; // query rows of a tile on the diagonal: half its keys are masked
 
-constexpr Vi kLane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-
 struct Tensor { // one head's columns of a strided tensor
     float* data;
     int64_t ld;
@@ -61,7 +59,7 @@ struct Task {
             const float lse = head.lse[(begin + q0 + r) * head.lse_ld], delta = head.delta[q0 + r];
             for (int j = 0; j < padded(keys); j += kLanes) {
                 Vf prob = exp(load(p_row + j) * scale - lse);
-                if (j + kLanes > valid) prob = select(kLane < valid - j, prob, Vf{});
+                if (j + kLanes > valid) prob = select(kLaneIndex < valid - j, prob, Vf{});
                 store(p_row + j, prob);
                 store(ds_row + j, prob * (load(ds_row + j) - delta) * scale); // (X4)
             }

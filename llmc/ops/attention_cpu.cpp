@@ -25,8 +25,6 @@ namespace {
 constexpr int kKeys = 64;    // keys of one block, counted from the start of the document
 constexpr int kQueries = 32; // query rows of one tile; divides kKeys
 
-constexpr Vi kLane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-
 int padded_keys(int keys) { return (keys + kLanes - 1) / kLanes * kLanes; }
 
 // Query rows that end in the same key block, and what the blocks so far have given them.
@@ -62,7 +60,7 @@ void softmax_block(Tile& t, int b, int D, float* scores) {
         Vf largest = lowest;
         for (int j = 0; j < columns; j += kLanes) {
             Vf s = load(row + j) * scale;
-            if (j + kLanes > valid) s = select(kLane < valid - j, s, lowest);
+            if (j + kLanes > valid) s = select(kLaneIndex < valid - j, s, lowest);
             store(row + j, s);
             largest = max(s, largest);
         }

@@ -19,8 +19,6 @@ constexpr int kBlock = 512;         // columns between joins of a sum
 constexpr int kDirectSearch = 1024; // up to here the k-th largest is searched in the row itself
 constexpr int kRowsPerTask = 8;     // rows of one task
 
-const Vi kLaneIndex = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-
 // v is in K iff z > threshold, or z == threshold and v <= last.
 struct Head {
     float max, threshold;

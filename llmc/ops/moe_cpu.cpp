@@ -5,6 +5,7 @@
 #include "llmc/device/parallel.h"
 #include "llmc/device/simd.h"
 #include "llmc/device/tile.h"
+#include "llmc/device/transpose.h"
 #include "llmc/ops/moe.h"
 
 #include <algorithm>
@@ -86,11 +87,8 @@ void cpu::grouped_linear_forward(Ctx& ctx, View out, const View& inp, const View
         const int width = int(std::min<int64_t>(kPanel, O - o0));
         if (begin[e] == begin[e + 1]) return;
         float *transposed = memory + thread * room, *rows = transposed + C * kPanel;
-        const float* w = weight.as<float>() + (e * O + o0) * C;
-        for (int64_t c0 = 0; c0 < C; c0 += kLanes) // (width, C) -> (C, width), by cache lines
-            for (int o = 0; o < width; o++)
-                for (int64_t c = c0; c < std::min(C, c0 + kLanes); c++)
-                    transposed[c * width + o] = w[o * C + c];
+        transpose_tile(transposed, width, weight.as<float>() + (e * O + o0) * C, C, width, int(C),
+                       width);
         for (int64_t s = begin[e]; s < begin[e + 1]; s += kRows) {
             const int count = int(std::min<int64_t>(kRows, begin[e + 1] - s));
             const float* a = inp.as<float>() + s * inp.ld;

@@ -11,9 +11,7 @@ void rope_table_fill(View table, double base) {
             const double angle = double(p) * std::pow(base, -2.0 * double(i) / double(D));
             const double pair[2] = {std::cos(angle), std::sin(angle)};
             for (int half = 0; half < 2; half++) {
-                const int64_t at = p * table.ld + half * (D / 2) + i;
-                if (table.dtype == Dtype::f64) table.as<double>()[at] = pair[half];
-                else table.as<float>()[at] = float(pair[half]);
+                write_value(table, p * table.ld + half * (D / 2) + i, pair[half]);
             }
         }
 }

@@ -172,12 +172,13 @@ class Generation {
         return e_.pages_->take();
     }
 
-    // Runs the prompt through the model once; leaves its last token's hidden state in the pass.
+    // Runs the prompt through the model once; keeps the logits that follow it.
     void prefill(const Request& request) {
         const int64_t length = int64_t(request.prompt.size());
         prompt_.waiting = request.samples;
         for (int i = 0; i < pages_for(length, page_size_); i++)
             prompt_.pages.push_back(e_.pages_->take());
+        std::vector<int32_t> last(1);      // the prompt's last token, as a row of the last forward
         const int row = free_rows_.back(); // borrowed: no sample runs in it yet
         std::copy(prompt_.pages.begin(), prompt_.pages.end(), table_row(row));
         for (int64_t begin = 0; begin < length; begin += kPrefillRows) {
@@ -186,11 +187,10 @@ class Generation {
             for (int64_t p = begin; p < end; p++)
                 rows.add(request.prompt[p], p, row, prompt_.pages[p / page_size_], page_size_);
             forward(rows);
-            last_row_ = int32_t(end - begin - 1);
+            last[0] = int32_t(end - begin - 1);
         }
         e_.counts_.prefilled += length;
         // Every sample begins from the same logits; keep them, the pass's buffers are reused.
-        std::vector<int32_t> last = {last_row_};
         const View logits = e_.pass_.logits_forward(index_view(last, "rows"));
         first_logits_.assign(static_cast<const char*>(logits.data),
                              static_cast<const char*>(logits.data) + logits.bytes());
@@ -251,9 +251,7 @@ class Generation {
         loss_forward(e_.ctx_, stats_view, logits, token_view, shape);
         for (int64_t i = 0; i < M; i++) {
             auto stat = [&](LossStat which) {
-                const int64_t at = i * kLossStats + which;
-                return stats_view.dtype == Dtype::f64 ? float(stats[at])
-                                                      : stats_view.as<float>()[at];
+                return float(read_value(stats_view, i * kLossStats + which));
             };
             Completion& c = sequences[i].completion;
             c.tokens.push_back(tokens[i]);
@@ -308,7 +306,6 @@ class Generation {
     std::vector<int> free_rows_;
     size_t next_request_ = 0;
     Prompt prompt_{{}, 0};
-    int32_t last_row_ = 0;
     std::vector<char> first_logits_;
     std::vector<Sequence> active_;
     int promised_ = 0; // free pages that active sequences may still take

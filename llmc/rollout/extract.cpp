@@ -2,28 +2,12 @@
 #include "llmc/rollout/grader.h"
 
 #include "llmc/core/recipe.h"
+#include "llmc/rollout/latex.h"
 
 #include <cctype>
 #include <vector>
 
 namespace {
-
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
-bool is_blank(char c) { return std::isspace(static_cast<unsigned char>(c)) != 0; }
-bool begins(const std::string& text, size_t at, const std::string& what) {
-    return text.compare(at, what.size(), what) == 0;
-}
-
-// Index of the brace that closes the one at `open`; npos if none does. \{ and \} are no groups.
-size_t closing_brace(const std::string& text, size_t open) {
-    int depth = 0;
-    for (size_t i = open; i < text.size(); i++) {
-        if (text[i] == '\\') i++;
-        else if (text[i] == '{') depth++;
-        else if (text[i] == '}' && --depth == 0) return i;
-    }
-    return std::string::npos;
-}
 
 struct Box {
     size_t begin, end; // of the whole command

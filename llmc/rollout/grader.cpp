@@ -3,6 +3,7 @@
 #include "llmc/rollout/grader.h"
 
 #include "llmc/core/recipe.h"
+#include "llmc/rollout/latex.h"
 #include "llmc/rollout/rational.h"
 
 #include <algorithm>
@@ -19,12 +20,7 @@ constexpr int kDeepest = 30;            // nested groups that are read
 constexpr char kSetOpen = '\x01', kSetClose = '\x02'; // \{ \}
 constexpr char kListComma = '\x03';                   // a comma that separates for sure
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
-bool is_blank(char c) { return std::isspace(static_cast<unsigned char>(c)) != 0; }
-bool begins(const std::string& text, size_t at, const std::string& what) {
-    return text.compare(at, what.size(), what) == 0;
-}
 std::string lower(std::string text) {
     for (char& c : text)
         if (c >= 'A' && c <= 'Z') c = char(c - 'A' + 'a');
@@ -47,17 +43,6 @@ void replace_command(std::string* text, const std::string& from, const std::stri
         text->replace(at, from.size(), to);
         at += to.size();
     }
-}
-
-// Index of the brace that closes the one at `open`; npos if none does. \{ and \} are no groups.
-size_t closing_brace(const std::string& text, size_t open) {
-    int depth = 0;
-    for (size_t i = open; i < text.size(); i++) {
-        if (text[i] == '\\') i++;
-        else if (text[i] == '{') depth++;
-        else if (text[i] == '}' && --depth == 0) return i;
-    }
-    return std::string::npos;
 }
 
 // ------------------------------------------------------------------------------------------------

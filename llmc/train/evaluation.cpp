@@ -3,7 +3,6 @@
 #include "llmc/core/error.h"
 #include "llmc/core/file.h"
 #include "llmc/train/keys.h"
-#include "llmc/train/micro_batch.h"
 #include "llmc/train/run.h"
 
 #include <algorithm>
@@ -20,7 +19,6 @@ void Run::validate(Json& line) {
     const int64_t at_a_time =
         std::clamp<int64_t>(recipe_.integer("", "pass_rows") / context, 1, rows);
     const LossShape shape = recipe_loss(recipe_, "pretrain", model_->config.vocab);
-    MicroBatchViews views;
     StatSums sums;
     PackedRows packed;
     for (int64_t done = 0; done < rows; done += at_a_time) {
@@ -31,10 +29,10 @@ void Run::validate(Json& line) {
                                packed.doc_start,
                                std::vector<double>(packed.tokens.size(), 0.0),
                                {}};
-        views.fill(*ctx_, micro);
-        pass_->forward(views.batch, false);
-        pass_->loss_forward(views.stats, views.targets, shape);
-        sums.add(micro, views.stats, shape, tokenizer_);
+        views_.fill(*ctx_, micro);
+        pass_->forward(views_.batch, false);
+        pass_->loss_forward(views_.stats, views_.targets, shape);
+        sums.add(micro, views_.stats, shape, tokenizer_);
     }
     line["val_ce"] = sums.mean(kStatCe);
     line["val_entropy"] = sums.mean(kStatEntropy);
@@ -56,10 +54,7 @@ void Run::evaluate_stage(const std::string& name) {
                    line["val_entropy"].get<double>(), line["bits_per_byte"].get<double>());
     if (!source.empty()) {
         const ProblemSet set(source, Split::validation, recipe_.real("", "val_fraction"), 0);
-        const int64_t wanted = recipe_.integer("", "eval_count");
-        std::vector<Problem> problems;
-        for (int64_t i = 0; i < wanted && (set.size() == 0 || i < set.size()); i++)
-            problems.push_back(set.problem(i));
+        const std::vector<Problem> problems = set.first(recipe_.integer("", "eval_count"));
         const int samples = int(recipe_.integer("", "eval_samples"));
         Engine engine(*ctx_, *model_, engine_settings(recipe_));
         // A key of its own: the numbers are those of no training step.

@@ -17,10 +17,7 @@ void MicroBatchViews::fill(const Ctx& ctx, const MicroBatch& m) {
     values_.resize((2 + kLossStats) * N);
     auto value = [&](int slot, const std::vector<double>& values, const char* name) {
         View view = make_view(values_.data() + slot * N, x, name, N);
-        for (size_t i = 0; i < values.size(); i++) {
-            if (x == Dtype::f64) view.as<double>()[i] = values[i];
-            else view.as<float>()[i] = float(values[i]);
-        }
+        for (size_t i = 0; i < values.size(); i++) write_value(view, int64_t(i), values[i]);
         return view;
     };
     scale = value(0, m.scale, "scale");
@@ -32,11 +29,7 @@ void StatSums::add(const MicroBatch& m, const View& stats, const LossShape& shap
                    const Tokenizer& tokenizer) {
     for (size_t n = 0; n < m.targets.size(); n++) {
         if (m.targets[n] == kIgnoredTarget) continue;
-        auto stat = [&](int i) {
-            const int64_t at = int64_t(n) * stats.ld + i;
-            return stats.dtype == Dtype::f64 ? stats.as<double>()[at]
-                                             : double(stats.as<float>()[at]);
-        };
+        auto stat = [&](int i) { return read_value(stats, int64_t(n) * stats.ld + i); };
         rows++;
         bytes += tokenizer.bytes_of(m.targets[n]);
         for (int i = 0; i < kLossStats; i++) sum[i] += stat(i);

@@ -7,10 +7,6 @@
 
 #include <algorithm>
 
-namespace {
-constexpr int64_t kRowMultiple = 256; // rows are padded to it, so that few GEMM shapes are prepared
-}
-
 int longest_sequence(const Recipe& recipe) {
     const int64_t answer = std::max({recipe.integer("rl", "max_new_tokens"),
                                      recipe.integer("rl", "max_new_tokens_late"),

@@ -6,7 +6,6 @@
 #include "llmc/device/gemm.h"
 #include "llmc/ops/moe.h"
 #include "llmc/train/keys.h"
-#include "llmc/train/micro_batch.h"
 
 #include <algorithm>
 #include <cmath>
@@ -78,8 +77,7 @@ Run::Run(const Recipe& recipe) : recipe_(recipe) {
     }
     open_folder();
     check_recipe();
-    const std::string device = recipe.text("", "device");
-    ctx_ = std::make_unique<Ctx>(device == "ref" ? Backend::ref : Backend::cpu,
+    ctx_ = std::make_unique<Ctx>(choose_backend(recipe.text("", "device")),
                                  int(recipe.integer("", "threads")));
     const std::string from = recipe.text("", "from");
     ModelConfig config =
@@ -89,8 +87,7 @@ Run::Run(const Recipe& recipe) : recipe_(recipe) {
         const int64_t context =
             stage == "rl" ? longest_sequence(recipe) : recipe.integer(stage, "context");
         config.max_positions = std::max(config.max_positions, int(context));
-        rows =
-            std::max(rows, (std::max(recipe.integer("", "pass_rows"), context) + 255) / 256 * 256);
+        rows = std::max(rows, std::max(recipe.integer("", "pass_rows"), context));
     }
     config.max_positions = std::max(config.max_positions, longest_sequence(recipe));
     if (config.vocab < tokenizer_.vocab_size())
@@ -100,7 +97,8 @@ Run::Run(const Recipe& recipe) : recipe_(recipe) {
     model_ = std::make_unique<Model>(*ctx_, config);
     optimizer_ = std::make_unique<Optimizer>(*ctx_, *model_);
     pass_ = std::make_unique<TrainPass>(*ctx_, *model_,
-                                        PassSettings{rows, recipe.integer("", "loss_rows"), true,
+                                        PassSettings{padded_pass_rows(rows),
+                                                     recipe.integer("", "loss_rows"), true,
                                                      recipe.text("", "recompute") == "yes"});
     start_or_resume();
 }
@@ -223,8 +221,8 @@ bool Run::run_stage() {
             if (stop) return false;
         }
     }
+    stage_.reset(); // RL's engine gives its memory back before the evaluation takes its own
     evaluate_stage(name);
-    stage_.reset();
     position_.stage++;
     position_.step = 0;
     save(true);
@@ -237,13 +235,13 @@ void Run::train_step(Stage& stage) {
     stage.next_batch(position_.step, batch);
     const OptimizerSettings settings = stage.optimizer(position_.step);
     pass_->zero_grads();
-    MicroBatchViews views;
     StatSums sums;
     for (const MicroBatch& micro : batch.micro) {
-        views.fill(*ctx_, micro);
-        pass_->forward(views.batch, true);
-        pass_->loss_backward(views.stats, views.targets, views.scale, views.old_logp, stage.loss);
-        sums.add(micro, views.stats, stage.loss, tokenizer_);
+        views_.fill(*ctx_, micro);
+        pass_->forward(views_.batch, true);
+        pass_->loss_backward(views_.stats, views_.targets, views_.scale, views_.old_logp,
+                             stage.loss);
+        sums.add(micro, views_.stats, stage.loss, tokenizer_);
     }
     position_.step++;
     position_.global_step++;

@@ -1,6 +1,7 @@
 // A run: one folder, one recipe, one model, one loop over its stages.
 #pragma once
 #include "llmc/train/checkpoint.h"
+#include "llmc/train/micro_batch.h"
 #include "llmc/train/rl_stage.h"
 #include "llmc/train/run_log.h"
 
@@ -45,6 +46,7 @@ class Run {
     std::unique_ptr<TrainPass> pass_;
     std::unique_ptr<RunLog> log_;
     std::unique_ptr<Stage> stage_;
+    MicroBatchViews views_;
     Position position_;
     Json stage_state_; // of the checkpoint, for the stage to restore
     int64_t bad_in_a_row_ = 0, steps_here_ = 0;

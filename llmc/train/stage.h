@@ -7,6 +7,12 @@
 
 #include <memory>
 
+// Rows are padded to a multiple of 256, so that few GEMM shapes are prepared.
+constexpr int64_t kRowMultiple = 256;
+inline int64_t padded_pass_rows(int64_t rows) {
+    return (rows + kRowMultiple - 1) / kRowMultiple * kRowMultiple;
+}
+
 // Rows of one forward and backward. Vectors of N; old_logp is empty outside RL.
 struct MicroBatch {
     std::vector<int32_t> tokens, targets, positions, doc_start;
