@@ -7,6 +7,7 @@
 #include "llmc/model/train_pass.h"
 #include "llmc/rollout/evaluate.h"
 #include "llmc/rollout/grader.h"
+#include "llmc/train/checkpoint.h"
 
 #include <algorithm>
 #include <chrono>
@@ -67,12 +68,10 @@ KeyTable rollout_keys() {
 std::string checkpoint_folder(const std::string& folder) {
     if (folder.empty()) usage_error("no model", "-model FOLDER names a checkpoint or a run folder");
     if (path_exists(folder + "/config.json")) return folder;
-    std::string newest;
-    if (is_directory(folder + "/ckpt"))
-        for (const std::string& name : list_directory(folder + "/ckpt")) { // sorted
-            const std::string path = folder + "/ckpt/" + name;
-            if (name.rfind("step_", 0) == 0 && path_exists(path + "/state.json")) newest = path;
-        }
+    std::vector<std::string> warnings;
+    const std::string newest = newest_checkpoint(folder, &warnings);
+    for (const std::string& warning : warnings)
+        std::fprintf(stderr, "warning: %s\n", warning.c_str());
     if (newest.empty())
         fatal(folder + ": neither config.json nor ckpt/step_* with a complete checkpoint",
               "give a Hugging Face checkpoint or a run folder");
@@ -143,25 +142,6 @@ std::vector<Answer> answer(const Recipe& recipe, LoadedModel& loaded,
     return answers;
 }
 
-Json answer_json(const Problem& problem, const Answer& a) {
-    Json line = {{"id", problem.id},
-                 {"sample", a.completion.sample},
-                 {"prompt", problem.prompt},
-                 {"response", a.text},
-                 {"finish", a.completion.finish == Finish::stop ? "stop" : "length"},
-                 {"logp", a.completion.logp}};
-    if (problem.answer.empty()) return line;
-    line["answer"] = problem.answer;
-    line["extracted"] = a.extracted ? Json(*a.extracted) : Json(nullptr);
-    line["right"] = a.right;
-    return line;
-}
-
-// Sampled bytes need not be UTF-8: what is not is replaced.
-std::string dump(const Json& line) {
-    return line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
-}
-
 void write_lines(const Recipe& recipe, const std::string& lines) {
     if (!recipe.text("", "out").empty()) write_file_atomic(recipe.text("", "out"), lines);
 }
@@ -172,7 +152,7 @@ int generate(const Recipe& recipe) {
     std::string lines;
     for (const Answer& a : answer(recipe, loaded, problems)) {
         const Problem& problem = problems[a.completion.request];
-        lines += dump(answer_json(problem, a));
+        lines += json_line(answer_json(problem, a));
         if (recipe.text("", "out").empty())
             std::printf("--- %s, sample %d, %zu tokens, %s\n%s%s\n", problem.id.c_str(),
                         a.completion.sample, a.completion.tokens.size(),
@@ -190,7 +170,8 @@ int evaluate(const Recipe& recipe) {
     const std::vector<Problem> problems = read_problems(recipe);
     const std::vector<Answer> answers = answer(recipe, loaded, problems);
     std::string lines;
-    for (const Answer& a : answers) lines += dump(answer_json(problems[a.completion.request], a));
+    for (const Answer& a : answers)
+        lines += json_line(answer_json(problems[a.completion.request], a));
     write_lines(recipe, lines);
     const EvalResult r = summarize_answers(problems, answers, int(recipe.integer("", "samples")));
     std::printf("problems           %d, %d samples each\n", r.problems, r.samples);
@@ -244,7 +225,7 @@ int score(const Recipe& recipe) {
         const double logp = -values[size_t(n * kLossStats + kStatCe)];
         const double entropy = values[size_t(n * kLossStats + kStatEntropy)];
         ce -= logp;
-        lines += dump({{"token", targets[n]}, {"logp", logp}, {"entropy", entropy}});
+        lines += json_line({{"token", targets[n]}, {"logp", logp}, {"entropy", entropy}});
     }
     write_lines(recipe, lines);
     if (recipe.text("", "out").empty()) std::printf("%s", lines.c_str());
@@ -276,7 +257,7 @@ int grade(const Recipe& recipe) {
         graded++;
         answered += extracted.has_value();
         right += is_right;
-        lines += dump(row);
+        lines += json_line(row);
     }
     if (graded == 0) fatal(path + ": no line to grade", "is the file empty?");
     write_lines(recipe, lines);

@@ -140,3 +140,15 @@ TEST_CASE("train: two updates per rollout leave the policy the second time", "[t
     CHECK(run.steps[70]["max_abs_dlogp"].get<double>() == 0);
     CHECK(run.steps[71]["max_abs_dlogp"].get<double>() > 0);
 }
+
+TEST_CASE("train: an RL step without a kept group changes nothing and reports no loss", "[train]") {
+    ShortRun run({"-rl.data", "embedded:chains", "-rl.max_rounds", "1", "-rl.steps", "1",
+                  "-rl.max_new_tokens", "2"}); // too short for any \boxed{}
+    const Json& step = run.steps.back();
+    CHECK(step["kept_groups"].get<int>() == 0);
+    CHECK(step["reward"].get<double>() == 0);
+    CHECK_FALSE(step.contains("loss"));
+    CHECK(step["grad_norm"].get<double>() == 0);
+    const std::string ckpt = run.runs + "/run/ckpt/step_000000";
+    CHECK(read_file(ckpt + "71/model.safetensors") == read_file(ckpt + "70/model.safetensors"));
+}

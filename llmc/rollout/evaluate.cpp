@@ -25,6 +25,20 @@ std::vector<Answer> answer_problems(Engine& engine, const Tokenizer& tokenizer,
     return answers;
 }
 
+Json answer_json(const Problem& problem, const Answer& a) {
+    Json line = {{"id", problem.id},
+                 {"sample", a.completion.sample},
+                 {"prompt", problem.prompt},
+                 {"response", a.text},
+                 {"finish", a.completion.finish == Finish::stop ? "stop" : "length"},
+                 {"logp", a.completion.logp}};
+    if (problem.answer.empty()) return line;
+    line["answer"] = problem.answer;
+    line["extracted"] = a.extracted ? Json(*a.extracted) : Json(nullptr);
+    line["right"] = a.right;
+    return line;
+}
+
 EvalResult summarize_answers(const std::vector<Problem>& problems,
                              const std::vector<Answer>& answers, int n) {
     EvalResult r{};

@@ -1,5 +1,6 @@
 // Answering problems: sample, extract, grade, estimate.
 #pragma once
+#include "llmc/core/json.h"
 #include "llmc/data/problems.h"
 #include "llmc/data/tokenizer.h"
 #include "llmc/rollout/engine.h"
@@ -18,6 +19,10 @@ struct Answer {
 std::vector<Answer> answer_problems(Engine& engine, const Tokenizer& tokenizer,
                                     const std::vector<Problem>& problems, int samples,
                                     uint64_t first_id, const SampleSettings& settings);
+
+// One answer as every samples file has it: id, sample, prompt, response, finish, logp of its tokens
+// and, where the problem has an answer, answer, extracted and right.
+Json answer_json(const Problem& problem, const Answer& answer);
 
 struct EvalResult {
     int problems, samples;

@@ -123,28 +123,36 @@ void save_checkpoint(const std::string& run, int64_t step, const Json& state,
     remove_old(ckpt, keep);
 }
 
-Json load_checkpoint(const std::string& run, const CheckpointParts& parts,
-                     std::vector<std::string>* warnings) {
+std::string newest_checkpoint(const std::string& run, std::vector<std::string>* warnings,
+                              Json* state) {
     const std::string ckpt = run + "/ckpt";
     std::vector<std::string> names = checkpoint_names(ckpt);
     for (size_t i = names.size(); i-- > 0;) {
         const std::string folder = ckpt + "/" + names[i];
-        Json state;
+        Json found;
         std::string fault;
         try {
-            fault = inspect(folder, &state);
+            fault = inspect(folder, &found);
         } catch (const UserError& error) {
             fault = error.what();
         }
-        if (!fault.empty()) {
-            warnings->push_back(folder + " " + fault + ": passed over");
-            continue;
+        if (fault.empty()) {
+            if (state) *state = std::move(found);
+            return folder;
         }
-        parts.model.set_rope_base(read_config(folder).rope_base);
-        load_weights(parts.model, folder);
-        load_optimizer(folder + "/" + kOptimizerFile, parts);
-        parts.optimizer.set_step(state["optimizer_step"].get<int64_t>());
-        return state;
+        warnings->push_back(folder + " " + fault + ": passed over");
     }
-    return nullptr;
+    return "";
+}
+
+Json load_checkpoint(const std::string& run, const CheckpointParts& parts,
+                     std::vector<std::string>* warnings) {
+    Json state;
+    const std::string folder = newest_checkpoint(run, warnings, &state);
+    if (folder.empty()) return nullptr;
+    parts.model.set_rope_base(read_config(folder).rope_base);
+    load_weights(parts.model, folder);
+    load_optimizer(folder + "/" + kOptimizerFile, parts);
+    parts.optimizer.set_step(state["optimizer_step"].get<int64_t>());
+    return state;
 }

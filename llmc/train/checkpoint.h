@@ -23,7 +23,11 @@ struct CheckpointParts {
 void save_checkpoint(const std::string& run, int64_t step, const Json& state,
                      const CheckpointParts& parts, int keep);
 
-// Loads the newest whole checkpoint into `parts` and returns its state; null if there is none.
-// Damaged ones are named in *warnings.
+// Folder of the newest whole checkpoint of a run, "" if there is none; its state where asked for.
+// Damaged ones are passed over and named in *warnings.
+std::string newest_checkpoint(const std::string& run, std::vector<std::string>* warnings,
+                              Json* state = nullptr);
+
+// Loads it into `parts` and returns its state; null if there is none.
 Json load_checkpoint(const std::string& run, const CheckpointParts& parts,
                      std::vector<std::string>* warnings);

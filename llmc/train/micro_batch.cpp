@@ -39,6 +39,7 @@ void StatSums::add(const MicroBatch& m, const View& stats, const LossShape& shap
 }
 
 void StatSums::write(Json& line) const {
+    if (rows == 0) return; // an RL step no group of which was kept
     line["loss"] = mean(kStatCe);
     line["ppl"] = std::exp(mean(kStatCe));
     line["entropy"] = mean(kStatEntropy);

@@ -47,18 +47,9 @@ void RlStage::restore(const Json& state) {
 void RlStage::save_samples(int64_t step, const std::vector<Problem>& problems,
                            const std::vector<Answer>& answers) {
     for (const Answer& a : answers) {
-        const Problem& problem = problems[a.completion.request];
-        Json line = {{"step", step},
-                     {"problem", problem.id},
-                     {"sample", a.completion.sample},
-                     {"prompt", problem.prompt},
-                     {"answer", a.text},
-                     {"gold", problem.answer},
-                     {"extracted", a.extracted ? Json(*a.extracted) : Json(nullptr)},
-                     {"reward", a.right ? 1 : 0},
-                     {"finish", a.completion.finish == Finish::stop ? "stop" : "length"}};
-        // A model may emit any bytes: what is no UTF-8 is replaced.
-        samples_ += line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+        Json line = answer_json(problems[a.completion.request], a);
+        line["step"] = step;
+        samples_ += json_line(line);
     }
 }
 
@@ -81,17 +72,13 @@ void RlStage::roll_out(int64_t step, Json& metrics) {
     int64_t sampled = 0, right = 0, tokens = 0, truncated = 0, answered = 0, longest = 0;
     double entropy = 0;
     const int64_t rounds = recipe_.integer("rl", "max_rounds");
-    const int64_t late = recipe_.integer("rl", "late_step");
-    const int64_t late_length = recipe_.integer("rl", "max_new_tokens_late");
-    const bool is_late = late_length > 0 && step >= late;
-    const SampleSettings settings{
-        recipe_.real("rl", "temperature"),
-        1,
-        0,
-        int(is_late ? late_length : recipe_.integer("rl", "max_new_tokens")),
-        tokenizer_.end_of_text(),
-        uint64_t(recipe_.integer("", "seed")),
-        uint64_t(step)};
+    const SampleSettings settings{recipe_.real("rl", "temperature"),
+                                  1,
+                                  0,
+                                  int(longest_answer_),
+                                  tokenizer_.end_of_text(),
+                                  uint64_t(recipe_.integer("", "seed")),
+                                  uint64_t(step)};
     kept_.clear();
     samples_.clear();
     int64_t round = 0;
@@ -134,8 +121,7 @@ void RlStage::pack(const std::vector<Group>& groups, StageBatch& batch) const {
     for (const Group& group : groups)
         for (const Sequence& s : group) lengths.push_back(int64_t(s.answer.size()));
     const std::vector<double> weights =
-        token_weights(lengths, recipe_.integer("rl", "max_new_tokens"),
-                      aggregation(recipe_.text("rl", "aggregation")));
+        token_weights(lengths, longest_answer_, aggregation(recipe_.text("rl", "aggregation")));
     const int64_t room = recipe_.integer("", "pass_rows");
     size_t index = 0;
     for (const Group& group : groups)
@@ -174,6 +160,9 @@ void RlStage::pack(const std::vector<Group>& groups, StageBatch& batch) const {
 void RlStage::next_batch(int64_t step, StageBatch& batch) {
     batch = StageBatch{};
     if (pending_.empty()) {
+        const int64_t late = recipe_.integer("rl", "max_new_tokens_late");
+        const bool is_late = late > 0 && step >= recipe_.integer("rl", "late_step");
+        longest_answer_ = is_late ? late : recipe_.integer("rl", "max_new_tokens");
         roll_out(step, batch.metrics);
         batch.work = batch.metrics["sampled_tokens"].get<int64_t>();
         const size_t parts = std::min(size_t(updates_), kept_.size());

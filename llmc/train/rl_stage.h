@@ -34,7 +34,7 @@ class RlStage : public Stage {
     ProblemSet problems_;
     Engine engine_;
     const int groups_, group_size_, updates_;
-    int64_t next_problem_ = 0;
+    int64_t next_problem_ = 0, longest_answer_ = 0; // tokens, at this step
     std::vector<Group> kept_;
     std::vector<std::vector<Group>> pending_; // parts not yet given out, the last one first
     std::string samples_;

@@ -101,9 +101,11 @@ void RunLog::progress(const std::string& stage, int64_t step, int64_t steps, con
         line += format("  reward %.3f  length %.1f", m["reward"].get<double>(),
                        m["length"].get<double>());
     else line += format("  loss %.4f  ppl %.3f", m["loss"].get<double>(), m["ppl"].get<double>());
-    line += format("  entropy %.4f  |g| %.3f  lr %.2e  %s  ETA %s", m["entropy"].get<double>(),
-                   m["grad_norm"].is_number() ? m["grad_norm"].get<double>() : NAN,
-                   m["lr"].get<double>(), rate_text(tok_per_s_).c_str(),
+    const bool trained = m.contains("entropy"); // else no group was kept
+    line += trained ? format("  entropy %.4f  |g| %.3f", m["entropy"].get<double>(),
+                             m["grad_norm"].is_number() ? m["grad_norm"].get<double>() : NAN)
+                    : "  nothing to learn from";
+    line += format("  lr %.2e  %s  ETA %s", m["lr"].get<double>(), rate_text(tok_per_s_).c_str(),
                    clock_text(double(steps - step) * ms_per_step_ / 1e3).c_str());
     const bool keep_line = step % log_every_ == 0 || step == steps;
     if (keep_line) append(log_fd_, line + "\n", run_ + "/log.txt");
