@@ -83,18 +83,20 @@ struct LoadedModel {
     Tokenizer tokenizer;
     Model model;
 
-    explicit LoadedModel(const Recipe& recipe)
-        : LoadedModel(recipe, checkpoint_folder(recipe.text("", "model"))) {}
-    LoadedModel(const Recipe& recipe, const std::string& folder)
-        : ctx(choose_backend(recipe.text("", "device")), int(recipe.integer("", "threads"))),
+    LoadedModel(const Recipe& recipe, const Comm& comm)
+        : LoadedModel(recipe, comm, checkpoint_folder(recipe.text("", "model"))) {}
+    LoadedModel(const Recipe& recipe, const Comm& comm, const std::string& folder)
+        : ctx(choose_backend(recipe.text("", "device")),
+              threads_per_rank(int(recipe.integer("", "threads")), comm.local_size())),
           model(ctx, read_config(folder)) {
         if (model.config.vocab != tokenizer.vocab_size())
             fatal(format("%s: the model has %d tokens, this program's byte tokenizer %d",
                          folder.c_str(), model.config.vocab, tokenizer.vocab_size()),
                   "use a checkpoint that ./train made");
         load_weights(model, folder);
-        std::fprintf(stderr, "model %s, %s, %d threads\n", folder.c_str(),
-                     backend_name(ctx.backend), ctx.threads);
+        if (comm.root())
+            std::fprintf(stderr, "model %s, %s, %d threads\n", folder.c_str(),
+                         backend_name(ctx.backend), ctx.threads);
     }
 };
 
@@ -115,8 +117,8 @@ std::vector<Problem> read_problems(const Recipe& recipe) {
     return set.first(recipe.integer("", "count"));
 }
 
-// Samples answers to `problems` and reports the speed on stderr.
-std::vector<Answer> answer(const Recipe& recipe, LoadedModel& loaded,
+// Samples answers to `problems` and reports this rank's speed on stderr.
+std::vector<Answer> answer(const Recipe& recipe, Comm& comm, LoadedModel& loaded,
                            const std::vector<Problem>& problems) {
     int64_t longest_prompt = 0;
     for (const Problem& p : problems)
@@ -130,8 +132,8 @@ std::vector<Answer> answer(const Recipe& recipe, LoadedModel& loaded,
                    int(longest_prompt + recipe.integer("", "max_new_tokens")),
                    int(recipe.integer("", "pages"))});
     const auto start = std::chrono::steady_clock::now();
-    std::vector<Answer> answers = answer_problems(engine, loaded.tokenizer, problems, samples, 0,
-                                                  sample_settings(recipe, loaded.tokenizer));
+    std::vector<Answer> answers = answer_problems(comm, engine, loaded.tokenizer, problems, samples,
+                                                  0, sample_settings(recipe, loaded.tokenizer));
     const double elapsed_s =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     const EngineCounts counts = engine.counts();
@@ -146,11 +148,13 @@ void write_lines(const Recipe& recipe, const std::string& lines) {
     if (!recipe.text("", "out").empty()) write_file_atomic(recipe.text("", "out"), lines);
 }
 
-int generate(const Recipe& recipe) {
-    LoadedModel loaded(recipe);
+int generate(const Recipe& recipe, Comm& comm) {
+    LoadedModel loaded(recipe, comm);
     const std::vector<Problem> problems = read_problems(recipe);
+    const std::vector<Answer> answers = answer(recipe, comm, loaded, problems);
+    if (!comm.root()) return 0;
     std::string lines;
-    for (const Answer& a : answer(recipe, loaded, problems)) {
+    for (const Answer& a : answers) {
         const Problem& problem = problems[a.completion.request];
         lines += json_line(answer_json(problem, a));
         if (recipe.text("", "out").empty())
@@ -163,12 +167,12 @@ int generate(const Recipe& recipe) {
     return 0;
 }
 
-int evaluate(const Recipe& recipe) {
+int evaluate(const Recipe& recipe, Comm& comm) {
     if (!recipe.text("", "prompt").empty())
         usage_error("evaluate has no -prompt", "-problems names problems with answers");
-    LoadedModel loaded(recipe);
+    LoadedModel loaded(recipe, comm);
     const std::vector<Problem> problems = read_problems(recipe);
-    const std::vector<Answer> answers = answer(recipe, loaded, problems);
+    const std::vector<Answer> answers = answer(recipe, comm, loaded, problems);
     std::string lines;
     for (const Answer& a : answers)
         lines += json_line(answer_json(problems[a.completion.request], a));
@@ -186,9 +190,9 @@ int evaluate(const Recipe& recipe) {
 }
 
 // -ln p of every token of the prompt but the first, by the training forward.
-int score(const Recipe& recipe) {
+int score(const Recipe& recipe, Comm& comm) {
     const std::string text = recipe.text("", "prompt");
-    LoadedModel loaded(recipe);
+    LoadedModel loaded(recipe, comm);
     std::vector<int32_t> tokens = loaded.tokenizer.encode(text);
     if (tokens.size() < 2) usage_error("score: nothing to score", "-prompt with two bytes or more");
     const int64_t N = int64_t(tokens.size());
@@ -233,7 +237,7 @@ int score(const Recipe& recipe) {
     return 0;
 }
 
-int grade(const Recipe& recipe) {
+int grade(const Recipe& recipe, Comm&) {
     const std::string path = recipe.text("", "input");
     if (path.empty()) usage_error("grade: no input", "-input FILE.jsonl");
     const bool lenient = recipe.text("", "extract") == "lenient";
@@ -266,22 +270,35 @@ int grade(const Recipe& recipe) {
     return 0;
 }
 
-int rollout_main(int argc, char** argv) {
-    std::vector<std::string> arguments(argv + 1, argv + argc);
+int run_command(Comm& comm, const std::vector<std::string>& arguments) {
+    std::vector<std::string> rest = arguments;
     Recipe recipe(rollout_keys());
-    const bool help = take_help_flag(&arguments);
-    const std::vector<std::string> words = recipe.read_arguments(arguments);
+    const bool help = take_help_flag(&rest);
+    const std::vector<std::string> words = recipe.read_arguments(rest);
     if (help) {
-        std::printf("%s", recipe.usage().c_str());
+        if (comm.root()) std::printf("%s", recipe.usage().c_str());
         return 0;
     }
-    const std::pair<const char*, int (*)(const Recipe&)> commands[] = {
-        {"generate", generate}, {"evaluate", evaluate}, {"score", score}, {"grade", grade}};
+    struct Command {
+        const char* name;
+        int (*run)(const Recipe&, Comm&);
+        bool shared; // by all ranks; else the root does it
+    };
+    const Command commands[] = {{"generate", generate, true},
+                                {"evaluate", evaluate, true},
+                                {"score", score, false},
+                                {"grade", grade, false}};
     if (words.size() == 1)
-        for (const auto& [name, run] : commands)
-            if (words[0] == name) return run(recipe);
+        for (const Command& command : commands)
+            if (words[0] == command.name)
+                return comm.root() || command.shared ? command.run(recipe, comm) : 0;
     usage_error(words.empty() ? "no command" : "no command \"" + words.back() + "\"",
                 "one of generate, evaluate, score, grade; ./rollout -h explains every key");
+}
+
+int rollout_main(int argc, char** argv) {
+    Comm comm;
+    return comm.run([&] { return run_command(comm, {argv + 1, argv + argc}); });
 }
 
 } // namespace

@@ -76,7 +76,8 @@ struct ShortRun {
                                         "-bias_rate",
                                         "0"};
         all.insert(all.end(), flags.begin(), flags.end());
-        REQUIRE(Run(read_train_recipe(all)).train() == 0);
+        Comm comm;
+        REQUIRE(Run(read_train_recipe(all), comm).train() == 0);
         for (const std::string& line : split_text(read_file(runs + "/run/metrics.jsonl"), '\n'))
             if (!line.empty()) {
                 const Json json = Json::parse(line);

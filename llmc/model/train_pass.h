@@ -7,6 +7,7 @@
 // Packed rows, (N) i32 each; attention of row n covers rows doc_start[n]..n.
 struct Batch {
     View tokens, positions, doc_start;
+    int64_t padding = 0; // last rows that are nobody's: not counted as tokens of an expert
 };
 
 struct PassSettings {

@@ -3,6 +3,7 @@
 #include "llmc/core/json.h"
 #include "llmc/data/problems.h"
 #include "llmc/data/tokenizer.h"
+#include "llmc/device/comm.h"
 #include "llmc/rollout/engine.h"
 
 #include <optional>
@@ -15,8 +16,9 @@ struct Answer {
 };
 
 // `samples` graded answers per problem, in the order of problems, then samples. Prompt id = index
-// in `problems` + first_id: what the random numbers are keyed by.
-std::vector<Answer> answer_problems(Engine& engine, const Tokenizer& tokenizer,
+// in `problems` + first_id: what the random numbers are keyed by. The ranks share the problems, and
+// each gets all answers.
+std::vector<Answer> answer_problems(Comm& comm, Engine& engine, const Tokenizer& tokenizer,
                                     const std::vector<Problem>& problems, int samples,
                                     uint64_t first_id, const SampleSettings& settings);
 

@@ -7,8 +7,8 @@
 class RlStage : public Stage {
   public:
     // The engine works on `model`'s own weights: nothing is copied.
-    RlStage(const Recipe& recipe, Ctx& ctx, const Model& model, const Tokenizer& tokenizer,
-            const std::string& run);
+    RlStage(const Recipe& recipe, Ctx& ctx, Comm& comm, const Model& model,
+            const Tokenizer& tokenizer, const std::string& run);
     // Kept groups of fresh rollouts, or the next part of them where updates > 1. No micro-batch at
     // all where no group in max_rounds had both right and wrong answers.
     void next_batch(int64_t step, StageBatch& batch) override;
@@ -29,6 +29,7 @@ class RlStage : public Stage {
     void save_samples(int64_t step, const std::vector<Problem>& problems,
                       const std::vector<Answer>& answers);
 
+    Comm& comm_;
     const Tokenizer& tokenizer_;
     const std::string run_;
     ProblemSet problems_;

@@ -43,9 +43,10 @@ std::string rate_text(double tok_per_s) {
 
 } // namespace
 
-RunLog::RunLog(const std::string& run, uint64_t metrics_bytes, int64_t log_every)
-    : run_(run), metrics_bytes_(metrics_bytes), log_every_(log_every),
+RunLog::RunLog(const std::string& run, uint64_t metrics_bytes, int64_t log_every, bool speaks)
+    : run_(run), metrics_bytes_(metrics_bytes), log_every_(log_every), speaks_(speaks),
       terminal_(isatty(STDOUT_FILENO)), last_(std::chrono::steady_clock::now()) {
+    if (!speaks_) return;
     metrics_fd_ = open_append(run + "/metrics.jsonl");
     log_fd_ = open_append(run + "/log.txt");
     timing_fd_ = open_append(run + "/timing.jsonl");
@@ -57,16 +58,19 @@ RunLog::RunLog(const std::string& run, uint64_t metrics_bytes, int64_t log_every
 }
 
 RunLog::~RunLog() {
+    if (!speaks_) return;
     for (int fd : {metrics_fd_, log_fd_, timing_fd_}) ::close(fd);
 }
 
 void RunLog::metrics(const Json& line) {
+    if (!speaks_) return;
     const std::string text = line.dump() + "\n";
     append(metrics_fd_, text, run_ + "/metrics.jsonl");
     metrics_bytes_ += text.size();
 }
 
 void RunLog::flush_to_disk() {
+    if (!speaks_) return;
     if (::fsync(metrics_fd_) != 0) fatal("cannot flush metrics.jsonl", "is the disk full?");
 }
 
@@ -76,6 +80,7 @@ void RunLog::end_progress() {
 }
 
 void RunLog::say(const std::string& line) {
+    if (!speaks_) return;
     end_progress();
     std::printf("%s\n", line.c_str());
     std::fflush(stdout);
@@ -84,6 +89,7 @@ void RunLog::say(const std::string& line) {
 
 void RunLog::progress(const std::string& stage, int64_t step, int64_t steps, const Json& m,
                       int64_t tokens) {
+    if (!speaks_) return;
     const auto now = std::chrono::steady_clock::now();
     const double ms = std::chrono::duration<double, std::milli>(now - last_).count();
     last_ = now;
