@@ -1,6 +1,7 @@
 // ./train: reads the recipe, builds the run, runs the one loop. The loop is llmc/train/run.cpp.
 #include "llmc/core/error.h"
 #include "llmc/train/keys.h"
+#include "llmc/train/plan.h"
 #include "llmc/train/run.h"
 
 #include <cstdio>
@@ -10,6 +11,13 @@ static int train(Comm& comm, std::vector<std::string> arguments) {
     const Recipe recipe = read_train_recipe(arguments);
     if (help) {
         if (comm.root()) std::printf("%s", recipe.usage().c_str());
+        return 0;
+    }
+    if (recipe.text("", "plan") == "yes") {
+        const Dtype dtype = Ctx(choose_backend(recipe.text("", "device")), 1).dtype();
+        const int ranks = int(recipe.integer("", "plan_ranks"));
+        if (comm.root())
+            std::printf("%s", plan_text(run_shape(recipe, Tokenizer()), dtype, ranks).c_str());
         return 0;
     }
     return Run(recipe, comm).train();

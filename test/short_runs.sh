@@ -16,6 +16,12 @@ done >"$work/problems.jsonl"
 
 # run NAME MODEL [flags]; LAUNCH goes before the program
 run() {
+    log=$work/$1.log
+    run_again "$@" >>"$log" 2>&1
+}
+
+# The same, to the terminal.
+run_again() {
     name=$1
     model=$2
     shift 2
@@ -24,7 +30,7 @@ run() {
         -val_fraction 0.0001 -val_rows 4 -eval_problems embedded:arithmetic -eval_count 4 \
         -eval_samples 2 -eval_new_tokens 12 -pretrain.steps 60 -midtrain.steps 20 -rl.steps 10 \
         -batch 8 -context 64 -lr 3e-3 -rl.lr 1e-4 -groups 2 -group_size 8 -rl.max_new_tokens 12 \
-        -bias_rate 1e-3 -checkpoint_every 4 -seed 3 "$@" >>"$work/$name.log" 2>&1
+        -bias_rate 1e-3 -checkpoint_every 4 -seed 3 "$@"
 }
 
 lines() { # of a stage in a run's metrics

@@ -49,11 +49,15 @@ void add_parts(View out, const char* parts, int64_t begin, int64_t n, int ranks)
 } // namespace
 
 Comm::Range Comm::shard(int64_t n, int rank, int size) {
-    auto bound = [&](int r) {
-        const int64_t at = (n + size - 1) / size * r;
-        return std::min(n, (at + kAlignment - 1) / kAlignment * kAlignment);
-    };
-    return {bound(rank), rank + 1 == size ? n : bound(rank + 1)};
+    const int64_t even = (n + size - 1) / size;
+    const int64_t length = (even + kAlignment - 1) / kAlignment * kAlignment;
+    return {std::min(n, length * rank), std::min(n, length * (rank + 1))};
+}
+
+int64_t Comm::exchange_bytes(int64_t n, Dtype dtype, int size) {
+    const Range first = shard(n, 0, size);
+    const int64_t piece = std::min(first.end - first.begin, kExchange);
+    return size == 1 ? 0 : 2 * size * piece * int64_t(dtype_bytes(dtype));
 }
 
 #ifdef PRIOR_MPI
@@ -102,25 +106,22 @@ void Comm::reduce_scatter(View flat) {
     if (size_ == 1) return;
     const int64_t element = int64_t(dtype_bytes(flat.dtype)), n = flat.size();
     const Range own = shard(n);
-    int64_t longest = 0;
-    for (int r = 0; r < size_; r++) {
-        const Range range = shard(n, r, size_);
-        longest = std::max(longest, range.end - range.begin);
-    }
+    buffer_.resize(size_t(exchange_bytes(n, flat.dtype, size_)));
+    const int64_t piece_bytes = int64_t(buffer_.size()) / (2 * size_);
+    const int64_t round = piece_bytes / element; // elements of one shard moved at a time
+    char* packed = buffer_.data();
+    char* parts = packed + piece_bytes * size_;
     std::vector<int> send_counts(size_), send_at(size_), recv_counts(size_), recv_at(size_);
-    for (int64_t done = 0; done < longest; done += kExchange) {
+    const Range first = shard(n, 0, size_); // the longest
+    for (int64_t done = 0; done < first.end - first.begin; done += round) {
         auto piece = [&](const Range& range) {
-            return std::clamp<int64_t>(range.end - range.begin - done, 0, kExchange);
+            return std::clamp<int64_t>(range.end - range.begin - done, 0, round);
         };
         const int64_t mine = piece(own);
-        // Offsets of MPI are ints: pieces are packed, then sent.
-        buffer_.resize(size_t(kExchange * element) * size_t(2 * size_));
-        char* packed = buffer_.data();
-        char* parts = packed + kExchange * element * size_;
         for (int r = 0; r < size_; r++) {
             const Range range = shard(n, r, size_);
             send_counts[r] = int(piece(range) * element);
-            send_at[r] = int(r * kExchange * element);
+            send_at[r] = int(r * piece_bytes); // offsets of MPI are ints: packed, then sent
             recv_counts[r] = int(mine * element);
             recv_at[r] = int(r * mine * element);
             std::memcpy(packed + send_at[r],

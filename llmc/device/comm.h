@@ -34,6 +34,8 @@ class Comm {
     Range shard(int64_t n) const { return shard(n, rank_, size_); }
     // Own part: replaced by the sum over ranks; the other parts are left undefined.
     void reduce_scatter(View flat);
+    // What reduce_scatter keeps for its exchange: bytes of a rank.
+    static int64_t exchange_bytes(int64_t n, Dtype dtype, int size);
     // Every part: replaced by its owner's.
     void all_gather(View flat);
 

@@ -24,17 +24,14 @@ void Run::validate(Json& line) {
     for (int64_t done = 0, turn = 0; done < rows; done += at_a_time, turn++) {
         stream.next_rows(std::min(at_a_time, rows - done), packed);
         if (turn % comm_.size() != comm_.rank()) continue;
-        const MicroBatch micro{packed.tokens,
-                               packed.targets,
-                               packed.positions,
-                               packed.doc_start,
-                               std::vector<double>(packed.tokens.size(), 0.0),
-                               {},
-                               0};
-        views_.fill(*ctx_, micro);
-        pass_->forward(views_.batch, false);
-        pass_->loss_forward(views_.stats, views_.targets, shape);
-        sums.add(micro, views_.stats, shape, tokenizer_);
+        const MicroBatch unit{
+            packed.tokens, packed.targets, packed.positions, packed.doc_start, {}, {}, 0};
+        for (const MicroBatch& micro : cut_rows(unit, 0, 1, pass_->rows())) {
+            views_.fill(*ctx_, micro);
+            pass_->forward(views_.batch, false);
+            pass_->loss_forward(views_.stats, views_.targets, shape);
+            sums.add(micro, views_.stats, shape, tokenizer_);
+        }
     }
     sums.all_sum(comm_);
     line["val_ce"] = sums.mean(kStatCe);

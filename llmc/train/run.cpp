@@ -6,6 +6,7 @@
 #include "llmc/device/gemm.h"
 #include "llmc/ops/moe.h"
 #include "llmc/train/keys.h"
+#include "llmc/train/plan.h"
 
 #include <algorithm>
 #include <cmath>
@@ -21,8 +22,8 @@ namespace {
 
 // Keys that do not change what is computed: they may differ between a run and its resumption.
 const std::vector<std::string> kFreeKeys = {
-    "recipe",           "name",      "runs",       "stages",   "threads", "keep",
-    "checkpoint_every", "log_every", "stop_after", "recompute"};
+    "recipe",           "name",      "runs",       "stages",    "threads", "keep",
+    "checkpoint_every", "log_every", "stop_after", "recompute", "plan",    "plan_ranks"};
 
 bool is_free_key(const std::string& name) {
     return std::find(kFreeKeys.begin(), kFreeKeys.end(), name) != kFreeKeys.end();
@@ -67,43 +68,20 @@ std::string run_name(const Recipe& recipe) {
 }
 
 Run::Run(const Recipe& recipe, Comm& comm) : recipe_(recipe), comm_(comm) {
-    for (const std::string& name : split_text(recipe.text("", "stages"), ',')) {
-        const std::string stage = trim_text(name);
-        const auto& known = train_keys().sections;
-        if (std::find(known.begin(), known.end(), stage) == known.end())
-            usage_error("stages: unknown stage \"" + stage + "\"",
-                        "the stages are pretrain, midtrain and rl");
-        stage_names_.push_back(stage);
-    }
+    const RunShape shape = run_shape(recipe, tokenizer_);
+    stage_names_ = shape.stages;
+    ctx_ = std::make_unique<Ctx>(
+        choose_backend(recipe.text("", "device")),
+        threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()));
+    check_memory(shape, ctx_->dtype(), comm_.size(), comm_.local_size());
     folder_ = recipe_.text("", "runs") + "/" + run_name(recipe_);
     if (comm_.root()) {
         open_folder();
         check_recipe();
     }
-    ctx_ = std::make_unique<Ctx>(
-        choose_backend(recipe.text("", "device")),
-        threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()));
-    const std::string from = recipe.text("", "from");
-    ModelConfig config =
-        from.empty() ? recipe_model(recipe, tokenizer_.vocab_size()) : read_config(from);
-    int64_t rows = 0;
-    for (const std::string& stage : stage_names_) {
-        const int64_t context =
-            stage == "rl" ? longest_sequence(recipe) : recipe.integer(stage, "context");
-        config.max_positions = std::max(config.max_positions, int(context));
-        rows = std::max(rows, std::max(recipe.integer("", "pass_rows"), context));
-    }
-    config.max_positions = std::max(config.max_positions, longest_sequence(recipe));
-    if (config.vocab < tokenizer_.vocab_size())
-        fatal(format("%s: vocabulary %d, the tokenizer has %d", from.c_str(), config.vocab,
-                     tokenizer_.vocab_size()),
-              "start from a checkpoint made with the byte tokenizer");
-    model_ = std::make_unique<Model>(*ctx_, config);
+    model_ = std::make_unique<Model>(*ctx_, shape.config);
     optimizer_ = std::make_unique<Optimizer>(*ctx_, comm_, *model_);
-    pass_ = std::make_unique<TrainPass>(*ctx_, *model_,
-                                        PassSettings{padded_pass_rows(rows),
-                                                     recipe.integer("", "loss_rows"), true,
-                                                     recipe.text("", "recompute") == "yes"});
+    pass_ = std::make_unique<TrainPass>(*ctx_, *model_, shape.pass);
     start_or_resume();
 }
 
@@ -122,7 +100,8 @@ void Run::open_folder() {
 
 void Run::check_recipe() {
     const std::string path = folder_ + "/recipe.ini", now = recipe_.resolved();
-    if (path_exists(path)) {
+    // A start that failed before its first checkpoint binds nobody.
+    if (path_exists(path) && !list_directory(folder_ + "/ckpt").empty()) {
         const std::vector<std::string> before = binding_lines(read_file(path)),
                                        lines = binding_lines(now);
         for (size_t i = 0; i < std::max(before.size(), lines.size()); i++) {
@@ -188,8 +167,10 @@ void Run::describe() const {
         "         %.3f M parameters, %.3f M without embeddings%s", double(n.total) / 1e6,
         double(n.non_embedding) / 1e6,
         c.moe() ? format(", %.3f M active", double(n.active_non_embedding) / 1e6).c_str() : ""));
-    log_->say(format("memory   %.1f MiB weights, gradients and moments, %.1f MiB activations",
-                     4 * double(model_->bytes()) / (1 << 20), double(pass_->bytes()) / (1 << 20)));
+    const RunShape sizes = run_shape(recipe_, tokenizer_);
+    const double bytes = double(plan_memory(sizes, ctx_->dtype(), comm_.size()).total());
+    log_->say(
+        format("memory   at most %.1f MiB a rank; -plan yes lists the parts", bytes / (1 << 20)));
 }
 
 std::unique_ptr<Stage> Run::make_stage(const std::string& name) {
@@ -204,6 +185,7 @@ int Run::train() {
     ::sigaction(SIGINT, &action, nullptr);
     ::sigaction(SIGTERM, &action, nullptr);
     ::sigaction(SIGUSR1, &action, nullptr);
+    ::signal(SIGXFSZ, SIG_IGN); // a file-size limit is an error of write(), with its message
     while (position_.stage < stage_names_.size())
         if (!run_stage()) {
             log_->say(format("stopped at %s step %ld; the same command continues",

@@ -106,7 +106,7 @@ void RunLog::progress(const std::string& stage, int64_t step, int64_t steps, con
     if (m.contains("reward"))
         line += format("  reward %.3f  length %.1f", m["reward"].get<double>(),
                        m["length"].get<double>());
-    else line += format("  loss %.4f  ppl %.3f", m["loss"].get<double>(), m["ppl"].get<double>());
+    else line += format("  loss %.4f  ppl %.4g", m["loss"].get<double>(), m["ppl"].get<double>());
     const bool trained = m.contains("entropy"); // else no group was kept
     line += trained ? format("  entropy %.4f  |g| %.3f", m["entropy"].get<double>(),
                              m["grad_norm"].is_number() ? m["grad_norm"].get<double>() : NAN)
