@@ -72,7 +72,7 @@ class Parser {
   public:
     explicit Parser(Expression* nodes, Tokens tokens) : nodes_(*nodes), tokens_(tokens) {}
     int parse() {
-        const int node = sum();
+        const int node = content();
         return at_ == tokens_.size() ? node : kNone;
     }
 
@@ -89,6 +89,7 @@ class Parser {
     int make(Op op, std::vector<int> children, const std::string& name);
     int make_number(const MaybeRational& value);
 
+    int content();
     int sum();
     int product();
     int signed_factor();
@@ -129,6 +130,15 @@ int Parser::make_number(const MaybeRational& value) {
     const int node = make(Op::number, {}, "");
     if (node != kNone) nodes_[node].number = value;
     return node;
+}
+
+// A sum, n \choose k or a \over b.
+int Parser::content() {
+    const int value = sum();
+    const bool choose = peek_command("\\choose"), over = peek_command("\\over");
+    if (!choose && !over) return value;
+    at_++;
+    return make(choose ? Op::binomial : Op::divide, {value, sum()}, "");
 }
 
 int Parser::sum() {
@@ -247,15 +257,9 @@ int Parser::primary() {
     return value;
 }
 
-// Up to the closing bracket; {n \choose k} and {a \over b} too.
 int Parser::group(const char* close) {
     const int bars = std::exchange(bars_, 0);
-    int value = sum();
-    const bool choose = peek_command("\\choose"), over = peek_command("\\over");
-    if (choose || over) {
-        at_++;
-        value = make(choose ? Op::binomial : Op::divide, {value, sum()}, "");
-    }
+    const int value = content();
     bars_ = bars;
     return take(close) ? value : kNone;
 }

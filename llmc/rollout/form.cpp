@@ -256,8 +256,13 @@ Form read_value(Tokens tokens) {
             if (factor.size() > kLongestFactor) break;
             return read_matrix(factor, inside(environment), environment[0].text);
         }
-    if (in_base(tokens)) {
-        Form number = text_form(tokens);
+    std::vector<Token> digits(tokens.begin(), tokens.end());
+    if (tokens.size() > 3 && tokens[0].is("(") && tokens[2].is(")")) { // (204)_5
+        digits.erase(digits.begin() + 2);
+        digits.erase(digits.begin());
+    }
+    if (in_base(digits)) {
+        Form number = text_form(digits);
         number.words = true;
         return number;
     }

@@ -172,13 +172,16 @@ long double hashed(const std::string& name, int point, int purpose) {
     return (long double)((hash ^ hash >> 31) >> 11) / 9007199254740992.0L;
 }
 
-// Point 0 is positive, point 1 negative in every letter, the rest is mixed.
+// Point 0 is positive, point 1 negative in every letter, the rest is mixed; the last points lie
+// farther out, for |x - 3|.
 Sample letter(const std::string& name, int point, Grid grid) {
     const bool negative = point == 1 || (point > 1 && hashed(name, point, 0) < 0.5L);
     const bool counts = name.size() == 1 && std::string("jklmnNKM").find(name) != std::string::npos;
     const long double u = hashed(name, point, 1);
-    const long double magnitude =
-        grid == Grid::integer && counts ? 1 + std::floor(u * 9) : 0.15L + 2.6L * u;
+    const long double scale = point < kPoints - 4 ? 1 : point < kPoints - 2 ? 12 : 300;
+    const long double magnitude = grid == Grid::integer && counts
+                                      ? 1 + std::floor(u * 9 * std::sqrt(scale))
+                                      : 0.15L + 2.6L * u * scale;
     return {negative ? -magnitude : magnitude, 0};
 }
 
@@ -347,9 +350,9 @@ static int agreeing_points(const Quantity& a, const Quantity& b, int sign, Grid 
         const Complex other = (long double)(sign)*y[i].value;
         const long double apart = std::abs(x[i].value - other);
         const long double error = x[i].error + y[i].error;
-        if (apart > kTolerance * std::max(std::abs(x[i].value), std::abs(other)) &&
-            (apart > error || error > kZero))
-            return -1;
+        const long double relative = kTolerance * std::max(std::abs(x[i].value), std::abs(other));
+        if (error > std::max(kZero, relative)) continue; // too imprecise to tell
+        if (apart > std::max(error, relative)) return -1;
         agreeing++;
     }
     return agreeing;

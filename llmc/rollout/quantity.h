@@ -15,7 +15,7 @@ struct Sample {
 // that usually are integers (k, n, ...), and numbers again with roots and logarithms of negative
 // numbers complex instead of undefined.
 enum class Grid { real, integer, complex };
-constexpr int kGrids = 3, kPoints = 8;
+constexpr int kGrids = 3, kPoints = 10;
 
 class Quantity {
   public:

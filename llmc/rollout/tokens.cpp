@@ -249,16 +249,14 @@ size_t Lexer::lex_number(const std::string& s, size_t at) {
             at = next + 3;
         }
     const bool point = at < s.size() && s[at] == '.';
-    if (point && at + 1 < s.size() && is_digit(s[at + 1])) {
+    const bool repeats = point && begins(s, at + 1, "\\overline{");
+    if (repeats || (point && at + 1 < s.size() && is_digit(s[at + 1]))) {
         text += s[at++];
         digits();
-        for (const char* over : {"\\overline{", "\\bar{", "\\dot{"}) { // 0.1\overline{6}
-            if (!begins(s, at, over)) continue;
-            const size_t open = at + std::string(over).size(), close = s.find('}', open);
-            if (close == std::string::npos || close == open || close - open > 50) continue;
-            const std::string repeated = s.substr(open, close - open);
-            if (!std::all_of(repeated.begin(), repeated.end(), is_digit)) continue;
-            text += "(" + repeated + ")";
+        const size_t open = at + 10, close = s.find('}', at); // 0.1\overline{6}
+        if (begins(s, at, "\\overline{") && close != std::string::npos && close > open &&
+            close - open < 50 && std::all_of(&s[open], &s[close], is_digit)) {
+            text += "(" + s.substr(open, close - open) + ")";
             at = close + 1;
         }
     } else if (point && !begins(s, at, "..")) {
