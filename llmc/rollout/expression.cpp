@@ -16,7 +16,8 @@
 namespace {
 
 constexpr int kMostNodes = 3000;
-constexpr int kNone = -1; // no node: the text is not an expression
+constexpr size_t kMostLimbs = 1 << 14; // of all numbers together
+constexpr int kNone = -1;              // no node: the text is not an expression
 
 // Commands that belong to containers, relations or sentences.
 const std::set<std::string> kNoNames = {
@@ -88,6 +89,7 @@ class Parser {
     }
     int make(Op op, std::vector<int> children, const std::string& name);
     int make_number(const MaybeRational& value);
+    int make_number(const std::string& text);
 
     int content();
     int sum();
@@ -114,7 +116,7 @@ class Parser {
 
     Expression& nodes_;
     Tokens tokens_;
-    size_t at_ = 0;
+    size_t at_ = 0, limbs_ = 0;
     int depth_ = 0, bars_ = 0, degrees_ = 0;
 };
 
@@ -130,6 +132,13 @@ int Parser::make_number(const MaybeRational& value) {
     const int node = make(Op::number, {}, "");
     if (node != kNone) nodes_[node].number = value;
     return node;
+}
+
+int Parser::make_number(const std::string& text) {
+    if (limbs_ > kMostLimbs) return make_number(MaybeRational());
+    const MaybeRational value = number_value(text);
+    if (value) limbs_ += value->numerator.limbs() + value->denominator.limbs();
+    return make_number(value);
 }
 
 // A sum, n \choose k or a \over b.
@@ -235,7 +244,7 @@ int Parser::argument() {
     const Token& token = tokens_[at_];
     if (token.kind == TokenKind::number) {
         at_++;
-        return make_number(number_value(token.text));
+        return make_number(token.text);
     }
     if (token.kind == TokenKind::letter) return name(false);
     if (token.is("{") || token.is("(")) return primary();
@@ -276,7 +285,7 @@ int Parser::absolute() {
 // An integer followed by a fraction of integers is their sum: 1\frac{4}{5}, 2 3/4.
 int Parser::number() {
     const std::string& text = tokens_[at_++].text;
-    const int value = make_number(number_value(text));
+    const int value = make_number(text);
     if (!all_digits(text)) return value;
     auto integer = [&](size_t* at) { // a token or a group of one
         const bool braced = *at + 2 < tokens_.size() && tokens_[*at].is("{");
@@ -294,8 +303,8 @@ int Parser::number() {
     if (at_ + 2 >= tokens_.size() || !tokens_[at_ + 1].is("/") ||
         tokens_[at_ + 2].kind != TokenKind::number || !all_digits(tokens_[at_ + 2].text))
         return value;
-    const int top = make_number(number_value(tokens_[at_].text));
-    const int bottom = make_number(number_value(tokens_[at_ + 2].text));
+    const int top = make_number(tokens_[at_].text);
+    const int bottom = make_number(tokens_[at_ + 2].text);
     at_ += 3;
     return make(Op::add, {value, make(Op::divide, {top, bottom}, "")}, "");
 }

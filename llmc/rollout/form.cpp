@@ -9,9 +9,9 @@
 
 namespace {
 
-constexpr size_t kMostItems = 256;    // of a list; more are compared as text
-constexpr size_t kMostSides = 16;     // of a chain of relations
-constexpr size_t kLongestFactor = 50; // tokens in front of a matrix
+constexpr size_t kMostItems = 256;     // of a list; more are compared as text
+constexpr size_t kMostSides = 16;      // of a chain of relations
+constexpr size_t kMostProducts = 4000; // tokens in front of a matrix times those in it
 
 const std::set<std::string> kRelations = {
     "\\le",  "\\ge",     "\\ne",         "\\in",     "\\notin",    "\\approx",  "\\equiv",
@@ -253,7 +253,7 @@ Form read_value(Tokens tokens) {
             if (closing_token(environment, 0) + 1 != environment.size()) break;
             Tokens factor = tokens.first(i);
             if (!factor.empty() && factor.back().is("*")) factor = factor.first(i - 1);
-            if (factor.size() > kLongestFactor) break;
+            if (factor.size() * environment.size() > kMostProducts) break;
             return read_matrix(factor, inside(environment), environment[0].text);
         }
     std::vector<Token> digits(tokens.begin(), tokens.end());

@@ -17,6 +17,7 @@ void append_text(std::string* out, const Json& value, int depth, const std::stri
         for (int64_t i = 0; i < times && !text.empty(); i++) *out += text;
     };
     if (value.is_string()) return add(value.get<std::string>(), 1);
+    if (value.is_number()) return add(value.dump(), 1);
     const Json parts = value.is_object() ? value.value("concat", Json()) : Json();
     if (parts.is_array() && depth < kDeepestText) {
         for (const Json& part : parts) append_text(out, part, depth + 1, where);
@@ -26,7 +27,8 @@ void append_text(std::string* out, const Json& value, int depth, const std::stri
     if (!repeat.is_array() || repeat.size() != 2 || !repeat[0].is_string() ||
         !repeat[1].is_number_integer())
         fatal(where + ": not a text: " + value.dump(-1, ' ', true).substr(0, 60),
-              "a text is a string, {\"repeat\": [text, times]}, {\"concat\": [part, ...]} or null");
+              "a text is a string, a number, {\"repeat\": [text, times]}, {\"concat\": [part, "
+              "...]} or null");
     add(repeat[0].get<std::string>(), repeat[1].get<int64_t>());
 }
 
