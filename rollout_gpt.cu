@@ -6,7 +6,7 @@
 #include "llmc/core/safetensors.h"
 #include "llmc/model/train_pass.h"
 #include "llmc/rollout/evaluate.h"
-#include "llmc/rollout/grader.h"
+#include "llmc/rollout/grade_lines.h"
 #include "llmc/train/checkpoint.h"
 
 #include <algorithm>
@@ -20,9 +20,13 @@ const char* kSynopsis =
     "-problems)\n"
     "./rollout evaluate -model FOLDER                  answers problems: Avg@n, Pass@k, Cons@n\n"
     "./rollout score    -model FOLDER -prompt TEXT     log-probability of every token of a text\n"
-    "./rollout grade    -input FILE.jsonl              grades lines with \"answer\" and "
-    "\"response\"\n"
+    "./rollout grade    FILE.jsonl                     is each line's answer equal to its gold "
+    "one?\n"
     "\n"
+    "A line to grade is an object with \"id\", \"gold\" and \"answer\" or \"response\"; out comes "
+    "one "
+    "with\n"
+    "\"id\", \"equal\", \"extracted\" and \"reason\".\n"
     "FOLDER is a Hugging Face checkpoint (config.json, model.safetensors) or a run folder: then "
     "its\n"
     "newest checkpoint counts. A sample depends on -seed, the prompt and the sample's number "
@@ -45,10 +49,9 @@ KeyTable rollout_keys() {
          {"split", "input", kOneOf, "validation", 0, 0, "", "which embedded problems",
           "train|validation"},
          {"count", "input", kInt, "144", 1, 1e9, "problems", "at most this many"},
-         {"input", "input", kWord, "", 0, 0, "file",
-          "grade: one object per line with \"answer\" and \"response\""},
          {"extract", "input", kOneOf, "boxed", 0, 0, "",
-          "grade: the last \\boxed{}, or failing that \"Answer:\", \"####\", the last number",
+          "grade, from responses: the last \\boxed{}, or failing that \"Answer:\", \"####\", the "
+          "last number",
           "boxed|lenient"},
          {"samples", "sampling", kInt, "16", 1, 65536, "samples", "answers per prompt: n"},
          {"temperature", "sampling", kReal, "0.7", 0, 100, "", "0 = greedy; score: 1 unless set"},
@@ -237,36 +240,25 @@ int score(const Recipe& recipe, Comm& comm) {
     return 0;
 }
 
-int grade(const Recipe& recipe, Comm&) {
-    const std::string path = recipe.text("", "input");
-    if (path.empty()) usage_error("grade: no input", "-input FILE.jsonl");
-    const bool lenient = recipe.text("", "extract") == "lenient";
+int grade(const Recipe& recipe, const std::string& path) {
+    const std::string extract = recipe.text("", "extract");
     std::string lines;
-    int number = 0, graded = 0, answered = 0, right = 0;
+    int number = 0, graded = 0, answered = 0, equal = 0;
     for (const std::string& line : split_text(read_file(path), '\n')) {
         number++;
         if (trim_text(line).empty()) continue;
         const std::string where = format("%s:%d", path.c_str(), number);
-        Json row = json_parse(line, where);
-        for (const char* field : {"answer", "response"})
-            if (!row.is_object() || !row.contains(field) || !row[field].is_string())
-                fatal(where + ": no text \"" + field + "\"",
-                      "a line is an object with \"answer\" (the gold one) and \"response\"");
-        const std::string response = row["response"].get<std::string>();
-        const auto extracted = lenient ? extract_lenient(response) : extract_boxed(response);
-        const bool is_right =
-            extracted && answers_equal(row["answer"].get<std::string>(), *extracted);
-        row["extracted"] = extracted ? Json(*extracted) : Json(nullptr);
-        row["right"] = is_right;
+        const Json verdict = grade_line(json_parse(line, where), extract, where);
         graded++;
-        answered += extracted.has_value();
-        right += is_right;
-        lines += json_line(row);
+        answered += !verdict["extracted"].is_null();
+        equal += verdict["equal"].get<bool>();
+        lines += json_line(verdict);
     }
     if (graded == 0) fatal(path + ": no line to grade", "is the file empty?");
     write_lines(recipe, lines);
-    std::printf("responses %d, with an answer %d, right %d (%.4f)\n", graded, answered, right,
-                double(right) / graded);
+    if (recipe.text("", "out").empty()) std::printf("%s", lines.c_str());
+    std::fprintf(stderr, "lines %d, with an answer %d, equal %d (%.4f)\n", graded, answered, equal,
+                 double(equal) / graded);
     return 0;
 }
 
@@ -284,10 +276,10 @@ int run_command(Comm& comm, const std::vector<std::string>& arguments) {
         int (*run)(const Recipe&, Comm&);
         bool shared; // by all ranks; else the root does it
     };
-    const Command commands[] = {{"generate", generate, true},
-                                {"evaluate", evaluate, true},
-                                {"score", score, false},
-                                {"grade", grade, false}};
+    const Command commands[] = {
+        {"generate", generate, true}, {"evaluate", evaluate, true}, {"score", score, false}};
+    if (words.size() == 2 && words[0] == "grade") return comm.root() ? grade(recipe, words[1]) : 0;
+    if (words.size() == 1 && words[0] == "grade") usage_error("grade: no file", "grade FILE.jsonl");
     if (words.size() == 1)
         for (const Command& command : commands)
             if (words[0] == command.name)

@@ -2,26 +2,13 @@
 // the share of lines with another verdict. Formats: test/golden/grading/README.md.
 #include "llmc/core/file.h"
 #include "llmc/core/recipe.h"
+#include "llmc/rollout/grade_lines.h"
 #include "llmc/rollout/grader.h"
 #include "test/golden_report.h"
 
 #include <map>
 
 namespace {
-
-// {"repeat": [text, n]} and {"concat": [part, ...]} stand for long strings, null for none.
-std::string expand(const Json& value) {
-    if (value.is_null()) return "";
-    if (value.is_string()) return value.get<std::string>();
-    std::string out;
-    if (value.contains("concat")) {
-        for (const Json& part : value.at("concat")) out += expand(part);
-        return out;
-    }
-    const std::string text = value.at("repeat").at(0);
-    for (int i = 0; i < value.at("repeat").at(1).get<int>(); i++) out += text;
-    return out;
-}
 
 std::vector<Json> read_lines(const std::string& path) {
     std::vector<Json> lines;
@@ -44,7 +31,7 @@ struct Tally {
 void run_grading(GoldenReport& report, const std::string& directory) {
     std::map<std::string, Tally> kinds;
     for (const Json& row : read_lines(directory + "/pairs.jsonl")) {
-        const bool equal = answers_equal(expand(row.at("gold")), expand(row.at("answer")));
+        const bool equal = grade_line(row, "boxed", directory).at("equal").get<bool>();
         kinds[row.at("kind").get<std::string>()].add(equal == row.at("equal").get<bool>());
     }
     for (const auto& [kind, tally] : kinds)
@@ -52,7 +39,7 @@ void run_grading(GoldenReport& report, const std::string& directory) {
                    tally.error(), 0);
     Tally boxed, lenient;
     for (const Json& row : read_lines(directory + "/extraction.jsonl")) {
-        const std::string response = expand(row.at("response"));
+        const std::string response = *expand_text(row.at("response"), directory);
         auto json = [](const std::optional<std::string>& found) {
             return found ? Json(*found) : Json(nullptr);
         };

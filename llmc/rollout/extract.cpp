@@ -4,6 +4,7 @@
 #include "llmc/core/recipe.h"
 #include "llmc/rollout/latex.h"
 
+#include <algorithm>
 #include <cctype>
 #include <vector>
 
@@ -18,20 +19,19 @@ struct Box {
 std::vector<Box> find_boxes(const std::string& text, size_t* unclosed) {
     std::vector<Box> boxes;
     *unclosed = std::string::npos;
-    for (size_t at = 0; (at = text.find('\\', at)) != std::string::npos;) {
-        const size_t name = begins(text, at, "\\boxed") ? 6 : begins(text, at, "\\fbox") ? 5 : 0;
-        size_t open = at + name;
-        while (name && open < text.size() && is_blank(text[open])) open++;
-        if (!name || open >= text.size() || text[open] != '{') {
-            at++;
-            continue;
-        }
+    for (size_t at = 0; (at = text.find("box", at)) != std::string::npos;) {
+        const bool boxed = at >= 1 && begins(text, at - 1, "\\boxed");
+        const bool framed = at >= 2 && begins(text, at - 2, "\\fbox");
+        const size_t begin = boxed ? at - 1 : at - 2;
+        size_t open = at += boxed ? 5 : 3;
+        while (open < text.size() && is_blank(text[open])) open++;
+        if ((!boxed && !framed) || open >= text.size() || text[open] != '{') continue;
         const size_t close = closing_brace(text, open);
         if (close == std::string::npos) {
-            *unclosed = at;
+            *unclosed = begin;
             return boxes;
         }
-        boxes.push_back({at, close + 1, trim_text(text.substr(open + 1, close - open - 1))});
+        boxes.push_back({begin, close + 1, trim_text(text.substr(open + 1, close - open - 1))});
         at = close + 1;
     }
     return boxes;
@@ -45,33 +45,77 @@ bool joins_boxes(std::string between) {
            (between[0] == ',' && trim_text(between.substr(1)) == "and");
 }
 
-// X of "Answer: X": without asterisks, dollars around it, a final period.
+std::string lower_ascii(std::string text) {
+    for (char& c : text) c = char(std::tolower(static_cast<unsigned char>(c)));
+    return text;
+}
+
+// X of "Answer: X": without one pair of dollars around it and a final period.
 std::string strip_answer(std::string text) {
-    const std::string hope = "I hope it is correct.";
-    const size_t at = text.find(hope);
+    const std::string hope = "i hope it is correct.";
+    const size_t at = lower_ascii(text).find(hope);
     if (at != std::string::npos) text.erase(at, hope.size());
-    std::erase(text, '*');
-    for (int pass = 0; pass < 2; pass++) {
+    const auto drop_period = [&] {
         text = trim_text(text);
-        if (!text.empty() && text.back() == '.') text.pop_back();
-        if (text.size() > 1 && text.front() == '$' && text.back() == '$')
-            text = text.substr(1, text.size() - 2);
+        const bool period = !text.empty() && text.back() == '.';
+        if (period) text = trim_text(text.substr(0, text.size() - 1));
+        return period;
+    };
+    const bool period = drop_period();
+    if (text.size() > 1 && text.front() == '$' && text.back() == '$') {
+        text = text.substr(1, text.size() - 2);
+        if (!period) drop_period();
     }
     return trim_text(text);
 }
 
-// Minus, digits with comma groups, decimals; the last one in the text.
+// Index behind the number whose digits begin at `at`: comma groups of three, decimals.
+size_t number_end(const std::string& text, size_t at) {
+    const auto digits = [&](size_t from) {
+        size_t end = from;
+        while (end < text.size() && is_digit(text[end])) end++;
+        return end - from;
+    };
+    const size_t leading = digits(at);
+    size_t end = at + leading;
+    if (leading <= 3)
+        while (end < text.size() && text[end] == ',' && digits(end + 1) == 3) end += 4;
+    const size_t decimals = end < text.size() && text[end] == '.' ? digits(end + 1) : 0;
+    return decimals ? end + 1 + decimals : end;
+}
+
+// The last one in the text, with its minus.
 std::optional<std::string> last_number(const std::string& text) {
-    size_t end = text.size();
-    while (end > 0 && !is_digit(text[end - 1])) end--;
-    if (end == 0) return std::nullopt;
-    size_t begin = end;
-    while (begin > 0 && (is_digit(text[begin - 1]) ||
-                         (begin > 1 && (text[begin - 1] == ',' || text[begin - 1] == '.') &&
-                          is_digit(text[begin - 2]))))
-        begin--;
-    if (begin > 0 && text[begin - 1] == '-') begin--;
-    return text.substr(begin, end - begin);
+    std::optional<std::string> last;
+    for (size_t at = 0; at < text.size();) {
+        if (!is_digit(text[at])) {
+            at++;
+            continue;
+        }
+        const size_t end = number_end(text, at);
+        const bool minus = at > 0 && text[at - 1] == '-';
+        last = text.substr(at - minus, end - at + minus);
+        at = end;
+    }
+    return last;
+}
+
+// The last X that is not empty: what stands behind one of the phrases, up to the end of its line.
+// Phrases are in lower case, `low` is the text in lower case.
+std::optional<std::string> last_said(const std::string& text, const std::string& low,
+                                     const std::vector<std::string>& phrases) {
+    std::vector<size_t> at;
+    for (const std::string& phrase : phrases) at.push_back(low.rfind(phrase));
+    for (;;) {
+        int last = -1;
+        for (size_t i = 0; i < phrases.size(); i++)
+            if (at[i] != std::string::npos && (last < 0 || at[i] > at[last])) last = int(i);
+        if (last < 0) return std::nullopt;
+        const size_t begin = at[last] + phrases[last].size();
+        const std::string said = strip_answer(text.substr(begin, text.find('\n', begin) - begin));
+        if (!said.empty()) return said;
+        at[last] = at[last] ? low.rfind(phrases[last], at[last] - 1) : std::string::npos;
+    }
 }
 
 } // namespace
@@ -94,19 +138,10 @@ std::optional<std::string> extract_lenient(const std::string& whole) {
     size_t unclosed;
     find_boxes(whole, &unclosed);
     const std::string text = whole.substr(0, unclosed);
-    std::optional<std::string> said, marked;
-    for (const std::string& line : split_text(text, '\n')) {
-        std::string small = line;
-        for (char& c : small) c = char(std::tolower(static_cast<unsigned char>(c)));
-        for (const char* phrase : {"answer:", "final answer is"}) {
-            const size_t at = small.rfind(phrase);
-            if (at == std::string::npos) continue;
-            const std::string rest = strip_answer(line.substr(at + std::string(phrase).size()));
-            if (!rest.empty()) said = rest;
-        }
-        const size_t at = line.rfind("####");
-        if (at != std::string::npos) marked = strip_answer(line.substr(at + 4));
-    }
-    if (said) return said;
-    return marked ? marked : last_number(text);
+    std::string plain = text; // **Answer:** 5
+    std::erase(plain, '*');
+    const std::string low = lower_ascii(plain);
+    if (auto said = last_said(plain, low, {"answer:", "final answer is"})) return said;
+    if (auto marked = last_said(plain, low, {"####"})) return marked;
+    return last_number(text);
 }

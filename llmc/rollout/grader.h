@@ -1,4 +1,5 @@
-// Is an answer right? Exact for whatever has a rational value; no floating point.
+// Is an answer right? Rational values exactly, irrational ones to 1e-10, containers part by part;
+// the rules are in test/golden/grading/README.md. Time and memory are bounded on any text.
 #pragma once
 #include <optional>
 #include <string>
@@ -11,13 +12,13 @@ std::optional<std::string> extract_boxed(const std::string& text);
 // "final answer is X", else the last "#### X", else the last number.
 std::optional<std::string> extract_lenient(const std::string& text);
 
-// True if both sides have the same canonical form, and not the empty one.
+struct Verdict {
+    bool equal;
+    std::string reason; // a few words, for people
+};
+Verdict grade_answer(const std::string& gold, const std::string& answer);
 bool answers_equal(const std::string& gold, const std::string& answer);
 
-// What equal answers share, and what Cons@n clusters by: "3/4" for 0.75, \frac{3}{4}, x = 75/100.
-//   number     decimal, fraction, mixed number, power, factorial, binomial, product, sum or exact
-//              root of those, with sign, thousands separators, currency, percent, degrees, a unit:
-//              reduced, "-12", "3/4"
-//   container  tuple, interval, union, list, set: element by element; the last three in any order
-//   the rest   its text without LaTeX dress, blanks, final period; words in lower case
+// A name that equal answers share but for rare rounding, for counting votes: "3/4" for 0.75,
+// \frac{3}{4} and x = 75/100. Longer than the answer only by a constant factor.
 std::string canonical_answer(const std::string& answer);

@@ -2,6 +2,7 @@
 #include "llmc/rollout/rational.h"
 
 #include <algorithm>
+#include <cmath>
 
 // ------------------------------------------------------------------------------------------------
 // natural numbers
@@ -35,7 +36,15 @@ uint32_t Natural::divide_small(uint32_t divisor) {
 
 Natural Natural::from_digits(const std::string& digits) {
     Natural out;
-    for (char digit : digits) out.multiply_add(10, uint32_t(digit - '0'));
+    for (size_t at = 0; at < digits.size();) { // nine at a time
+        uint32_t factor = 1, addend = 0;
+        for (; at < digits.size() && factor < 1000000000u; at++) {
+            factor *= 10;
+            addend = addend * 10 + uint32_t(digits[at] - '0');
+        }
+        out.multiply_add(factor, addend);
+    }
+    out.trim();
     return out;
 }
 
@@ -102,57 +111,98 @@ Natural operator*(const Natural& a, const Natural& b) {
     return out;
 }
 
-void Natural::shift_left_one(bool bit) {
-    uint32_t carry = bit;
-    for (uint32_t& limb : limbs_) {
-        const uint32_t out = limb >> 31;
-        limb = limb << 1 | carry;
-        carry = out;
+Natural Natural::shifted_left(int bits) const {
+    Natural out;
+    out.limbs_.assign(limbs_.size() + 1, 0);
+    for (size_t i = 0; i < limbs_.size(); i++) {
+        const uint64_t limb = uint64_t(limbs_[i]) << bits;
+        out.limbs_[i] |= uint32_t(limb);
+        out.limbs_[i + 1] = uint32_t(limb >> 32);
     }
-    if (carry) limbs_.push_back(carry);
+    out.trim();
+    return out;
 }
 
-void Natural::shift_right_one() {
+void Natural::shift_right(int bits) {
     for (size_t i = 0; i < limbs_.size(); i++) {
-        const uint32_t above = i + 1 < limbs_.size() ? limbs_[i + 1] << 31 : 0;
-        limbs_[i] = limbs_[i] >> 1 | above;
+        const uint64_t above = i + 1 < limbs_.size() ? limbs_[i + 1] : 0;
+        limbs_[i] = uint32_t((above << 32 | limbs_[i]) >> bits);
     }
     trim();
 }
 
-// One bit at a time: sizes are bounded by kLargestLimbs.
-Natural Natural::divided_by(const Natural& divisor) const {
-    Natural rest, quotient;
-    quotient.limbs_.assign(limbs_.size(), 0);
-    for (size_t bit = limbs_.size() * 32; bit-- > 0;) {
-        rest.shift_left_one(limbs_[bit / 32] >> (bit % 32) & 1);
-        if (compare(rest, divisor) >= 0) {
-            rest = rest - divisor;
-            quotient.limbs_[bit / 32] |= 1u << (bit % 32);
+// Long division by limbs: Knuth, The Art of Computer Programming 2, 4.3.1, algorithm D.
+Natural Natural::divided_by(const Natural& divisor, Natural* rest) const {
+    const size_t n = divisor.limbs_.size();
+    Natural quotient;
+    if (n == 1) {
+        quotient = *this;
+        *rest = Natural(quotient.divide_small(divisor.limbs_[0]));
+        return quotient;
+    }
+    if (compare(*this, divisor) < 0) {
+        *rest = *this;
+        return quotient;
+    }
+    const int shift = __builtin_clz(divisor.limbs_.back()); // so that the top bit is set
+    const std::vector<uint32_t> d = divisor.shifted_left(shift).limbs_;
+    std::vector<uint32_t> u = shifted_left(shift).limbs_;
+    u.resize(limbs_.size() + 1, 0);
+    quotient.limbs_.assign(u.size() - n, 0);
+    for (size_t j = u.size() - n; j-- > 0;) {
+        const uint64_t top = uint64_t(u[j + n]) << 32 | u[j + n - 1];
+        uint64_t guess = top / d[n - 1], left = top % d[n - 1];
+        while (guess >> 32 || guess * d[n - 2] > (left << 32 | u[j + n - 2])) {
+            guess--;
+            left += d[n - 1];
+            if (left >> 32) break;
         }
+        uint64_t carry = 0;
+        int64_t borrow = 0;
+        for (size_t i = 0; i < n; i++) {
+            carry += guess * d[i];
+            const int64_t limb = int64_t(u[i + j]) - borrow - int64_t(carry & 0xffffffffu);
+            u[i + j] = uint32_t(limb);
+            borrow = limb < 0;
+            carry >>= 32;
+        }
+        const int64_t limb = int64_t(u[j + n]) - borrow - int64_t(carry);
+        u[j + n] = uint32_t(limb);
+        if (limb < 0) { // the guess was one too large
+            guess--;
+            uint64_t sum = 0;
+            for (size_t i = 0; i < n; i++) {
+                sum += uint64_t(u[i + j]) + d[i];
+                u[i + j] = uint32_t(sum);
+                sum >>= 32;
+            }
+            u[j + n] += uint32_t(sum);
+        }
+        quotient.limbs_[j] = uint32_t(guess);
     }
     quotient.trim();
+    rest->limbs_ = std::move(u);
+    rest->trim();
+    rest->shift_right(shift);
     return quotient;
 }
 
-// Binary: halve what is even, subtract the smaller odd number from the larger.
 Natural Natural::greatest_divisor(Natural a, Natural b) {
-    if (a.zero()) return b;
-    if (b.zero()) return a;
-    int twos = 0;
-    auto even = [](const Natural& n) { return (n.limbs_[0] & 1) == 0; };
-    for (; even(a) && even(b); twos++) {
-        a.shift_right_one();
-        b.shift_right_one();
+    while (!b.zero()) {
+        Natural rest;
+        a.divided_by(b, &rest);
+        a = std::move(b);
+        b = std::move(rest);
     }
-    while (!a.zero()) {
-        while (even(a)) a.shift_right_one();
-        while (even(b)) b.shift_right_one();
-        if (compare(a, b) < 0) std::swap(a, b);
-        a = a - b;
-    }
-    for (; twos > 0; twos--) b.shift_left_one(false);
-    return b;
+    return a;
+}
+
+long double Natural::mantissa(int* exponent) const {
+    long double out = 0;
+    const size_t count = std::min<size_t>(limbs_.size(), 3);
+    for (size_t i = 0; i < count; i++) out = out * 4294967296.0L + limbs_[limbs_.size() - 1 - i];
+    *exponent = int(32 * (limbs_.size() - count));
+    return out;
 }
 
 // The root's bits, from the top, kept where the power does not exceed the number.
@@ -186,28 +236,54 @@ MaybeRational bounded(bool negative, Natural numerator, Natural denominator) {
 Rational reduced(const Rational& r) {
     if (Natural::compare(r.denominator, Natural(1)) == 0) return r;
     const Natural d = Natural::greatest_divisor(r.numerator, r.denominator);
-    return {r.negative, r.numerator.divided_by(d), r.denominator.divided_by(d)};
+    Natural rest;
+    return {r.negative, r.numerator.divided_by(d, &rest), r.denominator.divided_by(d, &rest)};
 }
 
 // The value if it is an integer in [0, largest].
 std::optional<uint64_t> small_integer(const MaybeRational& value, uint64_t largest) {
-    if (!value || value->negative || !value->integer()) return std::nullopt;
-    const std::optional<uint64_t> n = reduced(*value).numerator.small();
-    return n && *n <= largest ? n : std::nullopt;
+    if (!value || value->negative) return std::nullopt;
+    Natural rest;
+    const std::optional<uint64_t> n =
+        value->numerator.divided_by(value->denominator, &rest).small();
+    return n && *n <= largest && rest.zero() ? n : std::nullopt;
 }
 
-constexpr uint64_t kLargestFactorial = 800;
+constexpr uint64_t kLargestFactorial = 1500, kLargestExponent = 1u << 14;
 
 } // namespace
 
 bool Rational::integer() const {
-    return Natural::compare(reduced(*this).denominator, Natural(1)) == 0;
+    Natural rest;
+    numerator.divided_by(denominator, &rest);
+    return rest.zero();
 }
 
 std::string Rational::text() const {
     const Rational r = reduced(*this);
     const std::string d = r.denominator.digits();
     return (r.negative ? "-" : "") + r.numerator.digits() + (d == "1" ? "" : "/" + d);
+}
+
+long double Rational::value() const {
+    int up, down;
+    const long double top = numerator.mantissa(&up), bottom = denominator.mantissa(&down);
+    return std::ldexp(negative ? -top / bottom : top / bottom, up - down);
+}
+
+Rational whole(uint64_t n) { return {false, Natural(n), Natural(1)}; }
+
+bool same_value(const Rational& a, const Rational& b) {
+    return a.negative == b.negative &&
+           Natural::compare(a.numerator * b.denominator, b.numerator * a.denominator) == 0;
+}
+
+std::optional<std::pair<int64_t, int64_t>> small_fraction(const Rational& r) {
+    if (r.numerator.limbs() > 8 || r.denominator.limbs() > 8) return std::nullopt;
+    const Rational low = reduced(r);
+    const std::optional<uint64_t> p = low.numerator.small(), q = low.denominator.small();
+    if (!p || !q || *p >> 31 || *q >> 31) return std::nullopt;
+    return std::pair(low.negative ? -int64_t(*p) : int64_t(*p), int64_t(*q));
 }
 
 MaybeRational negate(MaybeRational a) {
@@ -240,14 +316,14 @@ MaybeRational power(const MaybeRational& base, const MaybeRational& exponent) {
     if (!base || !exponent) return std::nullopt;
     Rational magnitude = *exponent;
     magnitude.negative = false;
-    const std::optional<uint64_t> n = small_integer(magnitude, 1u << 13);
+    const std::optional<uint64_t> n = small_integer(magnitude, kLargestExponent);
     if (!n || (base->numerator.zero() && (*n == 0 || exponent->negative))) return std::nullopt;
-    MaybeRational out = Rational{false, Natural(1), Natural(1)};
-    for (uint64_t bit = 1u << 13; bit > 0 && out; bit >>= 1) {
+    MaybeRational out = whole(1);
+    for (uint64_t bit = kLargestExponent; bit > 0 && out; bit >>= 1) {
         out = multiply(out, out);
         if (*n & bit) out = multiply(out, base);
     }
-    return exponent->negative ? divide(Rational{false, Natural(1), Natural(1)}, out) : out;
+    return exponent->negative ? divide(whole(1), out) : out;
 }
 
 MaybeRational factorial(const MaybeRational& value) {
@@ -259,11 +335,18 @@ MaybeRational factorial(const MaybeRational& value) {
 }
 
 MaybeRational binomial(const MaybeRational& n, const MaybeRational& k) {
-    const std::optional<uint64_t> top = small_integer(n, kLargestFactorial),
-                                  bottom = small_integer(k, kLargestFactorial);
+    const std::optional<uint64_t> top = small_integer(n, 0xffffffffu),
+                                  bottom = small_integer(k, 0xffffffffu);
     if (!top || !bottom) return std::nullopt;
     if (*bottom > *top) return Rational{};
-    return divide(factorial(n), multiply(factorial(k), factorial(add(n, negate(k)))));
+    const uint64_t factors = std::min(*bottom, *top - *bottom);
+    Natural out(1);
+    for (uint64_t i = 0; i < factors; i++) {
+        if (out.limbs() > kLargestLimbs) return std::nullopt;
+        out = out * Natural(*top - i);
+        out.divide_small(uint32_t(i + 1)); // C(top, i + 1): no remainder
+    }
+    return bounded(false, out, Natural(1));
 }
 
 MaybeRational root(const MaybeRational& value, const MaybeRational& degree) {
@@ -273,7 +356,7 @@ MaybeRational root(const MaybeRational& value, const MaybeRational& degree) {
     if (r.numerator.limbs() > 16 || r.denominator.limbs() > 16) return std::nullopt;
     const Natural top = r.numerator.root(int(*n)), bottom = r.denominator.root(int(*n));
     const MaybeRational out = bounded(false, top, bottom);
-    const MaybeRational raised = power(out, Rational{false, Natural(*n), Natural(1)});
+    const MaybeRational raised = power(out, whole(*n));
     if (!raised || Natural::compare(raised->numerator, r.numerator) != 0 ||
         Natural::compare(raised->denominator, r.denominator) != 0)
         return std::nullopt;
