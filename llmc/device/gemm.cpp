@@ -1,10 +1,12 @@
 #include "llmc/device/gemm.h"
 
+#include "llmc/device/buffer.h"
 #include "llmc/device/parallel.h"
 #include "llmc/device/tile.h"
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <map>
 
 #ifdef PRIOR_ONEDNN
@@ -179,4 +181,18 @@ void gemm(Ctx& ctx, View c, const View& a, Trans trans_a, const View& b, Trans t
     }
     if (ctx.backend == Backend::ref) gemm_ref(c, a, trans_a, b, trans_b, store);
     else gemm_cpu(ctx, c, a, trans_a, b, trans_b, store, k);
+}
+
+double gemm_peak(Ctx& ctx) {
+    const int64_t n = ctx.backend == Backend::ref ? 128 : 1024;
+    const Buffer a(ctx.dtype(), "peak a", n, n), b(ctx.dtype(), "peak b", n, n),
+        c(ctx.dtype(), "peak c", n, n);
+    double best_s = 1e9;
+    for (int i = 0; i < 6; i++) { // the first prepares the primitive and touches the pages
+        const auto start = std::chrono::steady_clock::now();
+        gemm(ctx, c.view(), a.view(), Trans::no, b.view(), Trans::no, Store::overwrite);
+        const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+        best_s = std::min(best_s, elapsed.count());
+    }
+    return 2.0 * double(n * n * n) / best_s;
 }

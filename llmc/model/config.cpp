@@ -86,6 +86,10 @@ ParameterCounts count_parameters(const ModelConfig& c) {
     return n;
 }
 
+double forward_flops(const ModelConfig& c) {
+    return 2.0 * double(count_parameters(c).active_non_embedding + int64_t(c.vocab) * c.channels);
+}
+
 Json config_to_json(const ModelConfig& c, int end_of_text) {
     Json j;
     j["architectures"] = Json::array({c.moe() ? "Glm4MoeForCausalLM" : "Qwen3ForCausalLM"});

@@ -47,6 +47,10 @@ struct ParameterCounts {
 };
 ParameterCounts count_parameters(const ModelConfig& config);
 
+// Floating-point operations of one token's products with weights in the forward; the backward has
+// twice as many. Attention's own products, which depend on the length, are left out.
+double forward_flops(const ModelConfig& config);
+
 // config.json as transformers reads it (Qwen3ForCausalLM or Glm4MoeForCausalLM) and back; `path`
 // names the file in messages. A field this program cannot honour (attention bias, sliding window,
 // softmax router, partial rotation, shared experts, ...) is refused by name.

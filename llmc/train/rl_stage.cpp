@@ -143,7 +143,7 @@ void RlStage::pack(const std::vector<Group>& groups, StageBatch& batch) const {
             batch.tokens += int64_t(s.answer.size());
             index++;
         }
-    batch.work += int64_t(all.tokens.size());
+    batch.rows = int64_t(all.tokens.size());
     batch.micro = cut_rows(all, comm_.rank(), comm_.size(), recipe_.integer("", "pass_rows"));
 }
 
@@ -154,7 +154,7 @@ void RlStage::next_batch(int64_t step, StageBatch& batch) {
         const bool is_late = late > 0 && step >= recipe_.integer("rl", "late_step");
         longest_answer_ = is_late ? late : recipe_.integer("rl", "max_new_tokens");
         roll_out(step, batch.metrics);
-        batch.work = batch.metrics["sampled_tokens"].get<int64_t>();
+        batch.sampled = batch.metrics["sampled_tokens"].get<int64_t>();
         const size_t parts = std::min(size_t(updates_), kept_.size());
         for (size_t u = parts; u-- > 0;)
             pending_.emplace_back(kept_.begin() + int64_t(kept_.size() * u / parts),

@@ -135,6 +135,7 @@ void Run::start_or_resume() {
     log_ = std::make_unique<RunLog>(folder_, metrics_bytes, recipe_.integer("", "log_every"),
                                     comm_.root());
     for (const std::string& warning : warnings) log_->say("warning: " + warning);
+    gemm_peak_ = gemm_peak(*ctx_);
     describe();
     if (!state.is_null() && position_.stage < stage_names_.size())
         log_->say(format("resumed at %s step %ld", stage_names_[position_.stage].c_str(),
@@ -146,9 +147,10 @@ void Run::describe() const {
     const ParameterCounts n = count_parameters(c);
     log_->say(format("run      %s", folder_.c_str()));
     const std::string ranks = comm_.size() > 1 ? format("%d ranks of ", comm_.size()) : "";
-    log_->say(format("device   %s, %s%d threads, GEMM %s", backend_name(ctx_->backend),
-                     ranks.c_str(), ctx_->threads,
-                     ctx_->backend == Backend::cpu ? gemm_library() : "plain loops"));
+    log_->say(format("device   %s, %s%d threads, GEMM %s at %.3g GFLOP/s",
+                     backend_name(ctx_->backend), ranks.c_str(), ctx_->threads,
+                     ctx_->backend == Backend::cpu ? gemm_library() : "plain loops",
+                     gemm_peak_ / 1e9));
     const int wanted = comm_.local_size() * ctx_->threads, cores = machine_cores();
     if (wanted > cores)
         log_->say(format("warning: %d ranks of %d threads on %d cores: they wait for each other",
@@ -282,7 +284,9 @@ void Run::train_step(Stage& stage) {
     }
     line.update(batch.metrics);
     log_->metrics(line);
-    log_->progress(stage.name, position_.step, stage.steps, line, batch.work);
+    const double flops = forward_flops(model_->config) * double(3 * batch.rows + batch.sampled);
+    log_->progress(stage.name, position_.step, stage.steps, line,
+                   {batch.rows + batch.sampled, flops / (gemm_peak_ * comm_.size())});
     if (bad_in_a_row_ >= stage.bad_steps)
         fatal(format("%s: %ld steps in a row had a non-finite loss or gradient", stage.name.c_str(),
                      long(bad_in_a_row_)),

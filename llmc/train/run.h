@@ -51,7 +51,8 @@ class Run {
     std::unique_ptr<Stage> stage_;
     MicroBatchViews views_;
     Position position_;
-    Json stage_state_; // of the checkpoint, for the stage to restore
+    Json stage_state_;     // of the checkpoint, for the stage to restore
+    double gemm_peak_ = 0; // flop/s, measured at the start
     int64_t bad_in_a_row_ = 0, steps_here_ = 0;
     int64_t last_saved_ = -1;
 };

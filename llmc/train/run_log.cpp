@@ -88,7 +88,7 @@ void RunLog::say(const std::string& line) {
 }
 
 void RunLog::progress(const std::string& stage, int64_t step, int64_t steps, const Json& m,
-                      int64_t tokens) {
+                      const Work& work) {
     if (!speaks_) return;
     const auto now = std::chrono::steady_clock::now();
     const double ms = std::chrono::duration<double, std::milli>(now - last_).count();
@@ -96,10 +96,11 @@ void RunLog::progress(const std::string& stage, int64_t step, int64_t steps, con
     const double keep = stage == stage_ ? 0.95 : 0;
     stage_ = stage;
     ms_per_step_ = keep * ms_per_step_ + (1 - keep) * ms;
-    tok_per_s_ = keep * tok_per_s_ + (1 - keep) * double(tokens) / ms * 1e3;
+    tok_per_s_ = keep * tok_per_s_ + (1 - keep) * double(work.tokens) / ms * 1e3;
+    peak_share_ = keep * peak_share_ + (1 - keep) * work.peak_s / ms * 1e3;
     append(timing_fd_,
            format("{\"stage\":\"%s\",\"step\":%ld,\"ms\":%.3f,\"tokens\":%ld}\n", stage.c_str(),
-                  long(step), ms, long(tokens)),
+                  long(step), ms, long(work.tokens)),
            run_ + "/timing.jsonl");
     std::string line = format("%-8s %*ld/%ld", stage.c_str(), int(std::to_string(steps).size()),
                               long(step), long(steps));
@@ -111,7 +112,8 @@ void RunLog::progress(const std::string& stage, int64_t step, int64_t steps, con
     line += trained ? format("  entropy %.4f  |g| %.3f", m["entropy"].get<double>(),
                              m["grad_norm"].is_number() ? m["grad_norm"].get<double>() : NAN)
                     : "  nothing to learn from";
-    line += format("  lr %.2e  %s  ETA %s", m["lr"].get<double>(), rate_text(tok_per_s_).c_str(),
+    line += format("  lr %.2e  %s  %.0f%% of peak  ETA %s", m["lr"].get<double>(),
+                   rate_text(tok_per_s_).c_str(), 100 * peak_share_,
                    clock_text(double(steps - step) * ms_per_step_ / 1e3).c_str());
     const bool keep_line = step % log_every_ == 0 || step == steps;
     if (keep_line) append(log_fd_, line + "\n", run_ + "/log.txt");

@@ -23,8 +23,12 @@ class RunLog {
 
     void say(const std::string& line); // terminal and log.txt
     // The live line: rewritten in place on a terminal, else one line every log_every steps.
+    struct Work {
+        int64_t tokens;
+        double peak_s; // what the step's products would take at the GEMM peak
+    };
     void progress(const std::string& stage, int64_t step, int64_t steps, const Json& metrics,
-                  int64_t tokens);
+                  const Work& work);
     void end_progress();
 
   private:
@@ -35,5 +39,5 @@ class RunLog {
     bool speaks_, terminal_, line_open_ = false;
     std::string stage_;
     std::chrono::steady_clock::time_point last_;
-    double ms_per_step_ = 0, tok_per_s_ = 0; // smoothed
+    double ms_per_step_ = 0, tok_per_s_ = 0, peak_share_ = 0; // smoothed
 };

@@ -48,7 +48,7 @@ TextStage::TextStage(const Recipe& recipe, const Comm& comm, const std::string& 
 
 void TextStage::next_batch(int64_t, StageBatch& batch) {
     batch = StageBatch{};
-    batch.work = batch_rows_ * context_;
+    batch.rows = batch_rows_ * context_;
     const int64_t units = (batch_rows_ + micro_rows_ - 1) / micro_rows_;
     const bool whole_units = units % comm_.size() == 0;
     PackedRows rows;

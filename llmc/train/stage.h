@@ -10,7 +10,8 @@
 struct StageBatch {
     std::vector<MicroBatch> micro; // this rank's share; the rest is of the whole batch
     int64_t tokens = 0;            // rows with a target
-    int64_t work = 0;              // tokens processed, rollouts included: what tok/s counts
+    int64_t rows = 0;              // trained on
+    int64_t sampled = 0;           // tokens of rollouts
     Json metrics = Json::object(); // the stage's own entries of the metrics line
 };
 

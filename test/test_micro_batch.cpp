@@ -1,0 +1,99 @@
+// Cutting a batch over ranks and passes, and the plan of what a rank takes.
+#include "llmc/train/keys.h"
+#include "llmc/train/micro_batch.h"
+#include "llmc/train/optimizer.h"
+#include "llmc/train/plan.h"
+#include "test/catch.h"
+
+#include <numeric>
+
+namespace {
+
+MicroBatch documents(const std::vector<int>& lengths) {
+    MicroBatch rows;
+    for (int length : lengths) {
+        const int32_t start = int32_t(rows.tokens.size());
+        for (int i = 0; i < length; i++) {
+            rows.tokens.push_back(start + i);
+            rows.targets.push_back(start + i + 1);
+            rows.positions.push_back(i);
+            rows.doc_start.push_back(start);
+        }
+    }
+    return rows;
+}
+
+} // namespace
+
+TEST_CASE("cut_rows: every row once, documents whole, padding nobody's", "[micro_batch]") {
+    const std::vector<int> lengths = {1, 300, 7, 127, 128, 129, 5, 1, 1, 511, 64};
+    const MicroBatch rows = documents(lengths);
+    const int parts = GENERATE(1, 2, 3, 4, 16);
+    const int64_t room = GENERATE(1, 256, 512, 100000);
+    std::vector<int32_t> seen;
+    for (int part = 0; part < parts; part++)
+        for (const MicroBatch& m : cut_rows(rows, part, parts, room)) {
+            const int64_t N = int64_t(m.tokens.size()), used = N - m.padding;
+            CHECK(N % kRowMultiple == 0);
+            CHECK(m.padding < kRowMultiple);
+            CHECK((used <= room || m.doc_start[used - 1] == 0)); // one long document may exceed it
+            CHECK(m.scale.empty());
+            for (int64_t n = 0; n < N; n++) {
+                if (n >= used) {
+                    CHECK(m.targets[n] == kIgnoredTarget);
+                    CHECK(m.doc_start[n] == n);
+                    continue;
+                }
+                seen.push_back(m.tokens[n]);
+                CHECK(m.targets[n] == m.tokens[n] + 1);
+                CHECK(m.positions[n] == n - m.doc_start[n]);
+                CHECK(m.tokens[m.doc_start[n]] == m.tokens[n] - m.positions[n]);
+            }
+        }
+    std::vector<int32_t> all(rows.tokens.size());
+    std::iota(all.begin(), all.end(), 0);
+    CHECK(seen == all); // in the order of the batch, part after part
+}
+
+TEST_CASE("shards: they cover everything once, the first is the longest", "[comm]") {
+    const int64_t n = GENERATE(1, 15, 16, 17, 1000, 1048577);
+    const int size = GENERATE(1, 2, 3, 4, 7);
+    int64_t end = 0;
+    const Comm::Range first = Comm::shard(n, 0, size);
+    for (int r = 0; r < size; r++) {
+        const Comm::Range range = Comm::shard(n, r, size);
+        CHECK(range.begin == end);
+        CHECK(range.end - range.begin <= first.end - first.begin);
+        end = range.end;
+    }
+    CHECK(end == n);
+}
+
+TEST_CASE("plan: what a run's parts take, and less with more ranks", "[plan]") {
+    const std::string model = GENERATE("tiny", "tiny-moe", "demo");
+    const Recipe recipe = read_train_recipe({"-model", model, "-stages", "pretrain"});
+    const RunShape shape = run_shape(recipe, Tokenizer());
+    CHECK(shape.pass.rows == 16 * 128); // the batch, not pass_rows
+    const MemoryPlan plan = plan_memory(shape, Dtype::f32, 1);
+    Ctx ctx(Backend::cpu, 1);
+    Comm comm;
+    const Model built(ctx, shape.config);
+    CHECK(plan.weights == int64_t(built.bytes() + built.rope().bytes()));
+    CHECK(plan.moments == 8 * built.table.trained_size);
+    CHECK(plan.exchange == 0);
+    const MemoryPlan four = plan_memory(shape, Dtype::f32, 4);
+    CHECK(four.moments <= plan.moments / 4 + 8 * 16);
+    CHECK(four.sent_per_step >= 2 * 4 * built.table.trained_size * 3 / 4 - 4096);
+    CHECK(plan_memory(shape, Dtype::f64, 1).weights > plan.weights);
+    RunShape recomputed = shape;
+    recomputed.pass.recompute = true;
+    CHECK(plan_memory(recomputed, Dtype::f32, 1).activations < plan.activations);
+}
+
+TEST_CASE("plan: a recipe that does not fit says what would", "[plan]") {
+    const Recipe recipe = read_train_recipe({"-model", "10B-A0.5B", "-pretrain.context", "4096"});
+    const RunShape shape = run_shape(recipe, Tokenizer());
+    CHECK_THROWS_WITH(check_memory(shape, Dtype::f32, 1, 64), Contains("a rank, free are"));
+    const RunShape small = run_shape(read_train_recipe({"-model", "tiny"}), Tokenizer());
+    CHECK_NOTHROW(check_memory(small, Dtype::f32, 1, 1));
+}
