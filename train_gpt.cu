@@ -14,10 +14,10 @@ static int train(Comm& comm, std::vector<std::string> arguments) {
         return 0;
     }
     if (recipe.text("", "plan") == "yes") {
-        const Dtype dtype = Ctx(choose_backend(recipe.text("", "device")), 1).dtype();
+        Ctx ctx(choose_backend(recipe.text("", "device")), 1);
         const int ranks = int(recipe.integer("", "plan_ranks"));
         if (comm.root())
-            std::printf("%s", plan_text(run_shape(recipe, Tokenizer()), dtype, ranks).c_str());
+            std::printf("%s", plan_text(ctx, run_shape(recipe, Tokenizer()), ranks).c_str());
         return 0;
     }
     return Run(recipe, comm).train();

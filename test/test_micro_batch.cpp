@@ -74,26 +74,27 @@ TEST_CASE("plan: what a run's parts take, and less with more ranks", "[plan]") {
     const Recipe recipe = read_train_recipe({"-model", model, "-stages", "pretrain"});
     const RunShape shape = run_shape(recipe, Tokenizer());
     CHECK(shape.pass.rows == 16 * 128); // the batch, not pass_rows
-    const MemoryPlan plan = plan_memory(shape, Dtype::f32, 1);
-    Ctx ctx(Backend::cpu, 1);
+    Ctx ctx(Backend::cpu, 1), plain(Backend::ref, 1);
+    const MemoryPlan plan = plan_memory(ctx, shape, 1);
     Comm comm;
     const Model built(ctx, shape.config);
     CHECK(plan.weights == int64_t(built.bytes() + built.rope().bytes()));
     CHECK(plan.moments == 8 * built.table.trained_size);
     CHECK(plan.exchange == 0);
-    const MemoryPlan four = plan_memory(shape, Dtype::f32, 4);
+    const MemoryPlan four = plan_memory(ctx, shape, 4);
     CHECK(four.moments <= plan.moments / 4 + 8 * 16);
     CHECK(four.sent_per_step >= 2 * 4 * built.table.trained_size * 3 / 4 - 4096);
-    CHECK(plan_memory(shape, Dtype::f64, 1).weights > plan.weights);
+    CHECK(plan_memory(plain, shape, 1).weights > plan.weights);
     RunShape recomputed = shape;
     recomputed.pass.recompute = true;
-    CHECK(plan_memory(recomputed, Dtype::f32, 1).activations < plan.activations);
+    CHECK(plan_memory(ctx, recomputed, 1).activations < plan.activations);
 }
 
 TEST_CASE("plan: a recipe that does not fit says what would", "[plan]") {
     const Recipe recipe = read_train_recipe({"-model", "10B-A0.5B", "-pretrain.context", "4096"});
     const RunShape shape = run_shape(recipe, Tokenizer());
-    CHECK_THROWS_WITH(check_memory(shape, Dtype::f32, 1, 64), Contains("a rank, free are"));
+    Ctx ctx(Backend::cpu, 1);
+    CHECK_THROWS_WITH(check_memory(ctx, shape, 1, 64), Contains("a rank, free are"));
     const RunShape small = run_shape(read_train_recipe({"-model", "tiny"}), Tokenizer());
-    CHECK_NOTHROW(check_memory(small, Dtype::f32, 1, 1));
+    CHECK_NOTHROW(check_memory(ctx, small, 1, 1));
 }

@@ -85,12 +85,10 @@ RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer) {
     return shape;
 }
 
-MemoryPlan plan_memory(const RunShape& shape, Dtype dtype, int ranks) {
-    const bool plain = dtype == Dtype::f64;
-    Ctx ctx(plain ? Backend::ref : Backend::cpu, 1);
+MemoryPlan plan_memory(Ctx& ctx, const RunShape& shape, int ranks) {
     Model model(ctx, shape.config);
     TrainPass pass(ctx, model, shape.pass);
-    const int64_t element = int64_t(dtype_bytes(dtype)), trained = model.table.trained_size;
+    const int64_t element = int64_t(dtype_bytes(ctx.dtype())), trained = model.table.trained_size;
     const Comm::Range own = Comm::shard(trained, 0, ranks);
     MemoryPlan plan{};
     plan.weights = int64_t(model.bytes() + model.rope().bytes());
@@ -98,14 +96,14 @@ MemoryPlan plan_memory(const RunShape& shape, Dtype dtype, int ranks) {
     plan.moments = 2 * (own.end - own.begin) * element;
     plan.logits = int64_t(pass.logits_bytes());
     plan.activations = int64_t(pass.bytes()) - plan.logits;
-    plan.exchange = Comm::exchange_bytes(trained, dtype, ranks);
+    plan.exchange = Comm::exchange_bytes(trained, ctx.dtype(), ranks);
     plan.sent_per_step = 2 * (trained - (own.end - own.begin)) * element;
     if (shape.samples) plan.kv_cache = int64_t(Engine(ctx, model, shape.engine).bytes());
     return plan;
 }
 
-std::string plan_text(const RunShape& shape, Dtype dtype, int ranks) {
-    const MemoryPlan p = plan_memory(shape, dtype, ranks);
+std::string plan_text(Ctx& ctx, const RunShape& shape, int ranks) {
+    const MemoryPlan p = plan_memory(ctx, shape, ranks);
     std::string text = format("memory of a rank, %d rank%s\n", ranks, ranks == 1 ? "" : "s");
     auto add = [&](const char* name, int64_t bytes, const std::string& note) {
         text += format("  %-12s %12s  %s\n", name, size_text(bytes).c_str(), note.c_str());
@@ -128,15 +126,15 @@ std::string plan_text(const RunShape& shape, Dtype dtype, int ranks) {
     return text;
 }
 
-void check_memory(const RunShape& shape, Dtype dtype, int ranks, int local_ranks) {
+void check_memory(Ctx& ctx, const RunShape& shape, int ranks, int local_ranks) {
     const int64_t free = free_memory() / local_ranks;
-    const MemoryPlan plan = plan_memory(shape, dtype, ranks);
+    const MemoryPlan plan = plan_memory(ctx, shape, ranks);
     if (plan.total() <= free) return;
     auto with = [&](bool recompute, int64_t rows) {
         RunShape other = shape;
         other.pass.recompute = recompute;
         other.pass.rows = std::min(other.pass.rows, padded_pass_rows(rows));
-        return plan_memory(other, dtype, ranks).total();
+        return plan_memory(ctx, other, ranks).total();
     };
     const int64_t longest = shape.config.max_positions;
     std::string hint;

@@ -24,10 +24,10 @@ struct MemoryPlan {
         return weights + gradients + moments + activations + logits + kv_cache + exchange;
     }
 };
-MemoryPlan plan_memory(const RunShape& shape, Dtype dtype, int ranks);
+MemoryPlan plan_memory(Ctx& ctx, const RunShape& shape, int ranks);
 
 // The plan as a table, for -plan.
-std::string plan_text(const RunShape& shape, Dtype dtype, int ranks);
+std::string plan_text(Ctx& ctx, const RunShape& shape, int ranks);
 
 // fatal() if the ranks of this machine do not fit into its free memory; the hint says what would.
-void check_memory(const RunShape& shape, Dtype dtype, int ranks, int local_ranks);
+void check_memory(Ctx& ctx, const RunShape& shape, int ranks, int local_ranks);

@@ -73,7 +73,7 @@ Run::Run(const Recipe& recipe, Comm& comm) : recipe_(recipe), comm_(comm) {
     ctx_ = std::make_unique<Ctx>(
         choose_backend(recipe.text("", "device")),
         threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()));
-    check_memory(shape, ctx_->dtype(), comm_.size(), comm_.local_size());
+    check_memory(*ctx_, shape, comm_.size(), comm_.local_size());
     folder_ = recipe_.text("", "runs") + "/" + run_name(recipe_);
     if (comm_.root()) {
         open_folder();
@@ -170,7 +170,7 @@ void Run::describe() const {
         double(n.non_embedding) / 1e6,
         c.moe() ? format(", %.3f M active", double(n.active_non_embedding) / 1e6).c_str() : ""));
     const RunShape sizes = run_shape(recipe_, tokenizer_);
-    const double bytes = double(plan_memory(sizes, ctx_->dtype(), comm_.size()).total());
+    const double bytes = double(plan_memory(*ctx_, sizes, comm_.size()).total());
     log_->say(
         format("memory   at most %.1f MiB a rank; -plan yes lists the parts", bytes / (1 << 20)));
 }
@@ -208,6 +208,7 @@ bool Run::run_stage() {
         model_->set_rope_base(stage_->rope_base);
         if (name == "rl") optimizer_->reset(); // another objective: its moments start anew
     }
+    log_->start_clock(); // an evaluation may lie behind
     const int64_t every = recipe_.integer("", "checkpoint_every");
     const int64_t limit = recipe_.integer("", "stop_after");
     while (position_.step < stage_->steps) {

@@ -74,6 +74,8 @@ void RunLog::flush_to_disk() {
     if (::fsync(metrics_fd_) != 0) fatal("cannot flush metrics.jsonl", "is the disk full?");
 }
 
+void RunLog::start_clock() { last_ = std::chrono::steady_clock::now(); }
+
 void RunLog::end_progress() {
     if (line_open_) std::printf("\n");
     line_open_ = false;

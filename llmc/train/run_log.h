@@ -30,6 +30,7 @@ class RunLog {
     void progress(const std::string& stage, int64_t step, int64_t steps, const Json& metrics,
                   const Work& work);
     void end_progress();
+    void start_clock(); // the next step is timed from here
 
   private:
     std::string run_;
