@@ -90,7 +90,7 @@ TEST_CASE("plan: what a run's parts take, and less with more ranks", "[plan]") {
     CHECK(plan_memory(ctx, recomputed, 1).activations < plan.activations);
 }
 
-TEST_CASE("plan: a recipe that does not fit says what would", "[plan]") {
+TEST_CASE("plan: a recipe that does not fit says what would", "[plan][slow]") {
     const Recipe recipe = read_train_recipe({"-model", "10B-A0.5B", "-pretrain.context", "4096"});
     const RunShape shape = run_shape(recipe, Tokenizer());
     Ctx ctx(Backend::cpu, 1);
