@@ -68,13 +68,13 @@ KeyTable rollout_keys() {
           "JSONL: one line per answer; empty = generate prints text, the others a summary"}}};
 }
 
-std::string checkpoint_folder(const std::string& folder) {
+std::string checkpoint_folder(const Comm& comm, const std::string& folder) {
     if (folder.empty()) usage_error("no model", "-model FOLDER names a checkpoint or a run folder");
     if (path_exists(folder + "/config.json")) return folder;
     std::vector<std::string> warnings;
     const std::string newest = newest_checkpoint(folder, &warnings);
     for (const std::string& warning : warnings)
-        std::fprintf(stderr, "warning: %s\n", warning.c_str());
+        if (comm.root()) std::fprintf(stderr, "warning: %s\n", warning.c_str());
     if (newest.empty())
         fatal(folder + ": neither config.json nor ckpt/step_* with a complete checkpoint",
               "give a Hugging Face checkpoint or a run folder");
@@ -87,7 +87,7 @@ struct LoadedModel {
     Model model;
 
     LoadedModel(const Recipe& recipe, const Comm& comm)
-        : LoadedModel(recipe, comm, checkpoint_folder(recipe.text("", "model"))) {}
+        : LoadedModel(recipe, comm, checkpoint_folder(comm, recipe.text("", "model"))) {}
     LoadedModel(const Recipe& recipe, const Comm& comm, const std::string& folder)
         : ctx(choose_backend(recipe.text("", "device")),
               threads_per_rank(int(recipe.integer("", "threads")), comm.local_size())),

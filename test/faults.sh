@@ -54,11 +54,11 @@ expect 2 'no command' "rollout without a command" ./rollout
 expect 1 'config.json' "rollout without a checkpoint" ./rollout generate -model "$work/none" -prompt x
 
 run whole tiny
-expect 1 'made by another recipe' "the folder of another recipe" run_again whole tiny -seed 4
+expect 1 'made by another recipe' "the folder of another recipe" run_shown whole tiny -seed 4
 run twice tiny &
 shell=$!
 while [ "$(lines twice pretrain)" -lt 2 ] && kill -0 $shell 2>/dev/null; do sleep 0.02; done
-expect 1 'another process is running' "a second run in one folder" run_again twice tiny
+expect 1 'another process is running' "a second run in one folder" run_shown twice tiny
 wait $shell
 check "which the first survives" cmp "$work/whole/metrics.jsonl" "$work/twice/metrics.jsonl"
 

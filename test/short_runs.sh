@@ -17,11 +17,11 @@ done >"$work/problems.jsonl"
 # run NAME MODEL [flags]; LAUNCH goes before the program
 run() {
     log=$work/$1.log
-    run_again "$@" >>"$log" 2>&1
+    run_shown "$@" >>"$log" 2>&1
 }
 
 # The same, to the terminal.
-run_again() {
+run_shown() {
     name=$1
     model=$2
     shift 2

@@ -6,6 +6,7 @@
 #include "test/catch.h"
 
 #include <numeric>
+#include <omp.h>
 
 namespace {
 
@@ -88,6 +89,12 @@ TEST_CASE("plan: what a run's parts take, and less with more ranks", "[plan]") {
     RunShape recomputed = shape;
     recomputed.pass.recompute = true;
     CHECK(plan_memory(ctx, recomputed, 1).activations < plan.activations);
+}
+
+TEST_CASE("plan: it leaves the run's thread count as it is", "[plan]") {
+    Ctx ctx(Backend::cpu, 3);
+    check_memory(ctx, run_shape(read_train_recipe({}), Tokenizer()), 2, 1);
+    CHECK(omp_get_max_threads() == 3);
 }
 
 TEST_CASE("plan: a recipe that does not fit says what would", "[plan][slow]") {

@@ -2,6 +2,7 @@
 #include "llmc/device/comm.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <unistd.h>
@@ -15,20 +16,6 @@ namespace {
 constexpr int64_t kAlignment = 16;     // elements a shard begins at a multiple of
 constexpr int64_t kExchange = 1 << 18; // elements of one shard moved at a time
 constexpr int64_t kMessage = 1 << 28;  // bytes of one message: MPI counts in int
-
-// A launcher leaves its mark; without one MPI is not started at all (its start costs a second).
-bool launched() {
-    for (const char* name :
-         {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "SLURM_STEP_NUM_TASKS"})
-        if (std::getenv(name)) return true;
-    return false;
-}
-
-[[maybe_unused]] int launched_size() {
-    for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"})
-        if (const char* size = std::getenv(name)) return std::atoi(size);
-    return 1;
-}
 
 template <class T> void add_in_order(T* out, const T* parts, int64_t n, int ranks) {
     for (int64_t i = 0; i < n; i++) {
@@ -63,7 +50,12 @@ int64_t Comm::exchange_bytes(int64_t n, Dtype dtype, int size) {
 #ifdef PRIOR_MPI
 
 Comm::Comm() {
-    if (!launched()) return;
+    // A launcher leaves its mark; without one MPI is not started: its start costs a second.
+    bool launched = false;
+    for (const char* mark :
+         {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "SLURM_STEP_NUM_TASKS"})
+        launched |= std::getenv(mark) != nullptr;
+    if (!launched) return;
     int provided;
     MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided);
     joined_ = true;
@@ -87,8 +79,10 @@ double Comm::all_max(double value) {
     if (size_ == 1) return value;
     std::vector<double> values(size_);
     MPI_Allgather(&value, 1, MPI_DOUBLE, values.data(), 1, MPI_DOUBLE, MPI_COMM_WORLD);
-    for (double v : values)
-        if (!(v <= value)) value = v;
+    for (double v : values) {
+        if (std::isnan(v)) return v;
+        value = std::max(value, v);
+    }
     return value;
 }
 
@@ -171,9 +165,11 @@ void Comm::end_job(int code) {
 #else
 
 Comm::Comm() {
-    if (launched() && launched_size() > 1)
-        fatal("started by mpirun, but built without MPI",
-              "install libopenmpi-dev (scripts/setup.sh) and build again, or run without mpirun");
+    for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"})
+        if (const char* size = std::getenv(name); size && std::atoi(size) > 1)
+            fatal("started by mpirun, but built without MPI",
+                  "install libopenmpi-dev (scripts/setup.sh) and build again, or run without "
+                  "mpirun");
 }
 Comm::~Comm() = default;
 void Comm::barrier() {}

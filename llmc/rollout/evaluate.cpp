@@ -66,7 +66,8 @@ std::vector<Answer> answer_problems(Comm& comm, Engine& engine, const Tokenizer&
         answer.completion = std::move(completion);
         answers.push_back(std::move(answer));
     }
-    return comm.size() == 1 ? answers : exchange_answers(comm, answers);
+    if (comm.size() > 1) answers = exchange_answers(comm, answers);
+    return answers;
 }
 
 Json answer_json(const Problem& problem, const Answer& a) {

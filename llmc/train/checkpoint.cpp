@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <optional>
 #include <sys/stat.h>
 
 namespace {
@@ -29,21 +30,23 @@ std::vector<Piece> pieces(const ParamTable& table, const Comm::Range& range) {
     return found;
 }
 
-// What a rank's file holds: its moments, and in double also the weights, which model.safetensors
-// holds as F32, on the root. `range` are the elements of the flat weights that `values` are.
+// Values of the flat weights' elements `range`, stored under `prefix` and the tensors' names.
 struct StoredSet {
     const char* prefix;
     View values;
     Comm::Range range;
 };
 
-std::vector<StoredSet> stored_sets(const CheckpointParts& parts) {
-    const Optimizer& optimizer = parts.optimizer;
-    std::vector<StoredSet> sets = {{"exp_avg.", optimizer.first_moment(), optimizer.own()},
-                                   {"exp_avg_sq.", optimizer.second_moment(), optimizer.own()}};
-    const View weights = parts.model.weights.flat();
-    if (weights.dtype == Dtype::f64) sets.push_back({"weight.", weights, {0, weights.size()}});
-    return sets;
+std::vector<StoredSet> moment_sets(const Optimizer& optimizer) { // of this rank
+    return {{"exp_avg.", optimizer.first_moment(), optimizer.own()},
+            {"exp_avg_sq.", optimizer.second_moment(), optimizer.own()}};
+}
+
+// In double also the weights, in the root's file: model.safetensors holds them as F32.
+std::optional<StoredSet> weight_set(const Model& model) {
+    const View weights = model.weights.flat();
+    if (weights.dtype != Dtype::f64) return std::nullopt;
+    return StoredSet{"weight.", weights, {0, weights.size()}};
 }
 
 // A whole tensor has its own shape, a part of one is a vector.
@@ -57,8 +60,9 @@ View piece_of(const StoredSet& set, const Comm::Range& range) {
 }
 
 uint64_t save_optimizer(const std::string& path, const CheckpointParts& parts) {
-    std::vector<StoredSet> sets = stored_sets(parts);
-    if (!parts.optimizer.comm().root()) sets.resize(2);
+    std::vector<StoredSet> sets = moment_sets(parts.optimizer);
+    if (const auto weights = weight_set(parts.model); weights && parts.comm.root())
+        sets.push_back(*weights);
     std::vector<SafetensorsWriter::Spec> specs;
     for (const StoredSet& set : sets)
         for (const Piece& piece : pieces(parts.model.table, set.range))
@@ -95,12 +99,10 @@ void load_optimizer(const std::string& folder, int saved_ranks, const Checkpoint
     const ParamTable& table = parts.model.table;
     for (int r = 0; r < saved_ranks; r++) {
         SafetensorsFile file(folder + "/" + optimizer_file(r));
-        const Comm::Range moments = Comm::shard(table.trained_size, r, saved_ranks);
-        for (const StoredSet& set : stored_sets(parts)) {
-            const bool weights = set.values.data == parts.model.weights.flat().data;
-            if (weights && r > 0) continue;
-            load_set(file, table, set, weights ? set.range : moments);
-        }
+        for (const StoredSet& set : moment_sets(parts.optimizer))
+            load_set(file, table, set, Comm::shard(table.trained_size, r, saved_ranks));
+        if (const auto weights = weight_set(parts.model); weights && r == 0)
+            load_set(file, table, *weights, weights->range);
     }
 }
 
@@ -151,7 +153,7 @@ void remove_old(const std::string& ckpt, int keep) {
 
 void save_checkpoint(const std::string& run, int64_t step, const Json& state,
                      const CheckpointParts& parts, int keep) {
-    Comm& comm = parts.optimizer.comm();
+    Comm& comm = parts.comm;
     const std::string ckpt = run + "/ckpt", folder = ckpt + "/" + step_name(step);
     const std::string temporary = ckpt + "/tmp_" + step_name(step);
     if (comm.root()) {
@@ -202,7 +204,7 @@ std::string newest_checkpoint(const std::string& run, std::vector<std::string>* 
 
 Json load_checkpoint(const std::string& run, const CheckpointParts& parts,
                      std::vector<std::string>* warnings) {
-    Comm& comm = parts.optimizer.comm();
+    Comm& comm = parts.comm;
     const std::string folder =
         comm.broadcast(comm.root() ? newest_checkpoint(run, warnings) : std::string());
     if (folder.empty()) return nullptr;

@@ -18,6 +18,7 @@ struct CheckpointParts {
     Model& model;
     Optimizer& optimizer;
     const Tokenizer& tokenizer;
+    Comm& comm;
 };
 
 // Writes RUN/ckpt/step_<step> with `state` (any object; checksums are added), then removes all but
@@ -25,8 +26,8 @@ struct CheckpointParts {
 void save_checkpoint(const std::string& run, int64_t step, const Json& state,
                      const CheckpointParts& parts, int keep);
 
-// Folder of the newest whole checkpoint of a run, "" if there is none. Damaged
-// ones are passed over and named in *warnings.
+// Folder of the newest whole checkpoint of a run, "" if there is none. Damaged ones are passed over
+// and named in *warnings.
 std::string newest_checkpoint(const std::string& run, std::vector<std::string>* warnings);
 
 // Loads it into `parts` and returns its state; null if there is none.

@@ -16,17 +16,15 @@ void Run::validate(Json& line) {
     DataStream stream(data, stream_options(recipe_, "pretrain", Split::validation), tokenizer_);
     const int64_t context = recipe_.integer("pretrain", "context");
     const int64_t rows = recipe_.integer("", "val_rows");
-    const int64_t at_a_time =
-        std::clamp<int64_t>(recipe_.integer("", "pass_rows") / context, 1, rows);
+    const int64_t at_a_time = rows_at_a_time(recipe_, context, rows);
     const LossShape shape = recipe_loss(recipe_, "pretrain", model_->config.vocab);
     StatSums sums;
-    PackedRows packed;
     for (int64_t done = 0, turn = 0; done < rows; done += at_a_time, turn++) {
+        PackedRows packed;
         stream.next_rows(std::min(at_a_time, rows - done), packed);
         if (turn % comm_.size() != comm_.rank()) continue;
-        const MicroBatch unit{
-            packed.tokens, packed.targets, packed.positions, packed.doc_start, {}, {}, 0};
-        for (const MicroBatch& micro : cut_rows(unit, 0, 1, pass_->rows())) {
+        for (const MicroBatch& micro :
+             cut_rows(text_rows(std::move(packed)), 0, 1, pass_->rows())) {
             views_.fill(*ctx_, micro);
             pass_->forward(views_.batch, false);
             pass_->loss_forward(views_.stats, views_.targets, shape);

@@ -32,6 +32,16 @@ void pad_rows(MicroBatch& m) {
 
 } // namespace
 
+MicroBatch text_rows(PackedRows packed) {
+    return {std::move(packed.tokens),
+            std::move(packed.targets),
+            std::move(packed.positions),
+            std::move(packed.doc_start),
+            {},
+            {},
+            0};
+}
+
 std::vector<MicroBatch> cut_rows(const MicroBatch& rows, int part, int parts, int64_t room) {
     const int64_t N = int64_t(rows.tokens.size());
     std::vector<MicroBatch> cut;
@@ -85,27 +95,16 @@ void StatSums::add(const MicroBatch& m, const View& stats, const LossShape& shap
 
 void StatSums::all_sum(Comm& comm) {
     GrpoMetrics& g = grpo;
-    double whole[] = {double(rows),
-                      double(bytes),
-                      double(g.tokens),
-                      double(g.clip_low),
-                      double(g.clip_high),
-                      g.surrogate,
-                      g.ratio,
-                      g.k1,
-                      g.k3};
-    for (View sums : {make_view(whole, Dtype::f64, "counts", std::size(whole)),
-                      make_view(sum, Dtype::f64, "statistics", kLossStats)})
-        comm.all_sum(sums);
-    rows = int64_t(whole[0]);
-    bytes = int64_t(whole[1]);
-    g.tokens = int64_t(whole[2]);
-    g.clip_low = int64_t(whole[3]);
-    g.clip_high = int64_t(whole[4]);
-    g.surrogate = whole[5];
-    g.ratio = whole[6];
-    g.k1 = whole[7];
-    g.k3 = whole[8];
+    int64_t* counts[] = {&rows, &bytes, &g.tokens, &g.clip_low, &g.clip_high};
+    double* sums[] = {&g.surrogate, &g.ratio, &g.k1, &g.k3};
+    std::vector<double> all(sum, sum + kLossStats); // one message
+    for (const int64_t* count : counts) all.push_back(double(*count));
+    for (const double* value : sums) all.push_back(*value);
+    comm.all_sum(make_view(all.data(), Dtype::f64, "statistics", int64_t(all.size())));
+    const double* next = all.data();
+    for (double& value : sum) value = *next++;
+    for (int64_t* count : counts) *count = int64_t(*next++);
+    for (double* value : sums) *value = *next++;
     g.ratio_max = comm.all_max(g.ratio_max);
     g.max_abs_dlogp = comm.all_max(g.max_abs_dlogp);
 }

@@ -1,6 +1,6 @@
 // The rows of one forward and backward: cut from a batch, given to a pass, their statistics summed.
 #pragma once
-#include "llmc/data/tokenizer.h"
+#include "llmc/data/stream.h"
 #include "llmc/device/comm.h"
 #include "llmc/model/train_pass.h"
 #include "llmc/train/grpo.h"
@@ -18,6 +18,9 @@ constexpr int64_t kRowMultiple = 256;
 inline int64_t padded_pass_rows(int64_t rows) {
     return (rows + kRowMultiple - 1) / kRowMultiple * kRowMultiple;
 }
+
+// Packed text as rows of no weight yet.
+MicroBatch text_rows(PackedRows packed);
 
 // Part `part` of `parts` of a batch's rows, cut between documents into micro-batches of at most
 // `room` rows (one longer document is one micro-batch). The parts are about equal and make up the

@@ -26,7 +26,6 @@ class Optimizer {
     Comm::Range own() const { return own_; }        // elements of the flat weights
     View first_moment() const { return m_.view(); } // (own)
     View second_moment() const { return v_.view(); }
-    Comm& comm() const { return comm_; }
 
   private:
     Comm& comm_;

@@ -7,6 +7,7 @@
 #include "llmc/train/keys.h"
 #include "llmc/train/micro_batch.h"
 #include "llmc/train/rl_stage.h"
+#include "llmc/train/stage.h"
 
 #include <algorithm>
 #include <fstream>
@@ -74,9 +75,8 @@ RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer) {
             continue;
         }
         const int64_t context = recipe.integer(stage, "context");
-        const int64_t at_a_time =
-            std::clamp<int64_t>(room / context, 1, recipe.integer(stage, "batch"));
-        rows = std::max(rows, at_a_time * context);
+        const int64_t batch = recipe.integer(stage, "batch");
+        rows = std::max(rows, rows_at_a_time(recipe, context, batch) * context);
         shape.config.max_positions = std::max(shape.config.max_positions, int(context));
     }
     shape.config.max_positions = std::max(shape.config.max_positions, int(longest));
@@ -98,7 +98,7 @@ MemoryPlan plan_memory(Ctx& ctx, const RunShape& shape, int ranks) {
     plan.activations = int64_t(pass.bytes()) - plan.logits;
     plan.exchange = Comm::exchange_bytes(trained, ctx.dtype(), ranks);
     plan.sent_per_step = 2 * (trained - (own.end - own.begin)) * element;
-    if (shape.samples) plan.kv_cache = int64_t(Engine(ctx, model, shape.engine).bytes());
+    if (shape.samples) plan.rollouts = int64_t(Engine(ctx, model, shape.engine).bytes());
     return plan;
 }
 
@@ -116,7 +116,7 @@ std::string plan_text(Ctx& ctx, const RunShape& shape, int ranks) {
                shape.pass.recompute ? ", blocks recomputed" : ""));
     add("logits", p.logits,
         format("%ld rows at a time", long(std::min(shape.pass.rows, shape.pass.loss_rows))));
-    add("rollouts", p.kv_cache,
+    add("rollouts", p.rollouts,
         shape.samples ? format("KV cache and pass of %d sequences of %d tokens", shape.engine.rows,
                                shape.engine.longest)
                       : "no problems, no RL");
@@ -126,10 +126,10 @@ std::string plan_text(Ctx& ctx, const RunShape& shape, int ranks) {
     return text;
 }
 
-void check_memory(Ctx& ctx, const RunShape& shape, int ranks, int local_ranks) {
+MemoryPlan check_memory(Ctx& ctx, const RunShape& shape, int ranks, int local_ranks) {
     const int64_t free = free_memory() / local_ranks;
     const MemoryPlan plan = plan_memory(ctx, shape, ranks);
-    if (plan.total() <= free) return;
+    if (plan.total() <= free) return plan;
     auto with = [&](bool recompute, int64_t rows) {
         RunShape other = shape;
         other.pass.recompute = recompute;

@@ -18,10 +18,10 @@ RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer);
 // Bytes of one rank. Pages count when they are written, so a run stays below where its batches
 // are smaller than the shape allows (RL's answers, above all).
 struct MemoryPlan {
-    int64_t weights, gradients, moments, activations, logits, kv_cache, exchange;
+    int64_t weights, gradients, moments, activations, logits, rollouts, exchange;
     int64_t sent_per_step; // bytes a rank sends in the exchange of gradients and weights
     int64_t total() const {
-        return weights + gradients + moments + activations + logits + kv_cache + exchange;
+        return weights + gradients + moments + activations + logits + rollouts + exchange;
     }
 };
 MemoryPlan plan_memory(Ctx& ctx, const RunShape& shape, int ranks);
@@ -29,5 +29,6 @@ MemoryPlan plan_memory(Ctx& ctx, const RunShape& shape, int ranks);
 // The plan as a table, for -plan.
 std::string plan_text(Ctx& ctx, const RunShape& shape, int ranks);
 
-// fatal() if the ranks of this machine do not fit into its free memory; the hint says what would.
-void check_memory(Ctx& ctx, const RunShape& shape, int ranks, int local_ranks);
+// The plan; fatal() if the ranks of this machine do not fit into its free memory, with a hint at
+// what would.
+MemoryPlan check_memory(Ctx& ctx, const RunShape& shape, int ranks, int local_ranks);

@@ -6,7 +6,6 @@
 #include "llmc/device/gemm.h"
 #include "llmc/ops/moe.h"
 #include "llmc/train/keys.h"
-#include "llmc/train/plan.h"
 
 #include <algorithm>
 #include <cmath>
@@ -73,7 +72,7 @@ Run::Run(const Recipe& recipe, Comm& comm) : recipe_(recipe), comm_(comm) {
     ctx_ = std::make_unique<Ctx>(
         choose_backend(recipe.text("", "device")),
         threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()));
-    check_memory(*ctx_, shape, comm_.size(), comm_.local_size());
+    plan_ = check_memory(*ctx_, shape, comm_.size(), comm_.local_size());
     folder_ = recipe_.text("", "runs") + "/" + run_name(recipe_);
     if (comm_.root()) {
         open_folder();
@@ -117,7 +116,8 @@ void Run::check_recipe() {
 
 void Run::start_or_resume() {
     std::vector<std::string> warnings;
-    const Json state = load_checkpoint(folder_, {*model_, *optimizer_, tokenizer_}, &warnings);
+    const Json state =
+        load_checkpoint(folder_, {*model_, *optimizer_, tokenizer_, comm_}, &warnings);
     uint64_t metrics_bytes = 0;
     if (!state.is_null()) {
         position_ = {state.at("stage").get<size_t>(), state.at("step").get<int64_t>(),
@@ -169,10 +169,8 @@ void Run::describe() const {
         "         %.3f M parameters, %.3f M without embeddings%s", double(n.total) / 1e6,
         double(n.non_embedding) / 1e6,
         c.moe() ? format(", %.3f M active", double(n.active_non_embedding) / 1e6).c_str() : ""));
-    const RunShape sizes = run_shape(recipe_, tokenizer_);
-    const double bytes = double(plan_memory(*ctx_, sizes, comm_.size()).total());
-    log_->say(
-        format("memory   at most %.1f MiB a rank; -plan yes lists the parts", bytes / (1 << 20)));
+    log_->say(format("memory   at most %.1f MiB a rank; -plan yes lists the parts",
+                     double(plan_.total()) / (1 << 20)));
 }
 
 std::unique_ptr<Stage> Run::make_stage(const std::string& name) {
@@ -211,10 +209,13 @@ bool Run::run_stage() {
     log_->start_clock(); // an evaluation may lie behind
     const int64_t every = recipe_.integer("", "checkpoint_every");
     const int64_t limit = recipe_.integer("", "stop_after");
+    auto stopping = [&] {
+        return comm_.any(stop_requested) || (limit > 0 && steps_here_ >= limit);
+    };
     while (position_.step < stage_->steps) {
         train_step(*stage_);
         steps_here_++;
-        const bool stop = comm_.any(stop_requested) || (limit > 0 && steps_here_ >= limit);
+        const bool stop = stopping();
         const bool due = every > 0 && position_.global_step - last_saved_ >= every;
         if ((stop || due) && stage_->can_checkpoint() && position_.step < stage_->steps) {
             save(false);
@@ -226,8 +227,7 @@ bool Run::run_stage() {
     position_.stage++;
     position_.step = 0;
     save(true);
-    return position_.stage == stage_names_.size() ||
-           !(comm_.any(stop_requested) || (limit > 0 && steps_here_ >= limit));
+    return position_.stage == stage_names_.size() || !stopping();
 }
 
 void Run::train_step(Stage& stage) {
@@ -305,7 +305,7 @@ void Run::save(bool stage_end) {
                   {"metrics_bytes", log_->metrics_bytes()},
                   {"stage_state", stage_ ? stage_->state() : Json(nullptr)}};
     if (stage_end) state["after"] = stage_names_[position_.stage - 1];
-    save_checkpoint(folder_, position_.global_step, state, {*model_, *optimizer_, tokenizer_},
-                    int(recipe_.integer("", "keep")));
+    save_checkpoint(folder_, position_.global_step, state,
+                    {*model_, *optimizer_, tokenizer_, comm_}, int(recipe_.integer("", "keep")));
     last_saved_ = position_.global_step;
 }

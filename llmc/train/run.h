@@ -3,6 +3,7 @@
 #pragma once
 #include "llmc/train/checkpoint.h"
 #include "llmc/train/micro_batch.h"
+#include "llmc/train/plan.h"
 #include "llmc/train/rl_stage.h"
 #include "llmc/train/run_log.h"
 
@@ -44,6 +45,7 @@ class Run {
     Tokenizer tokenizer_;
     std::vector<std::string> stage_names_;
     std::unique_ptr<Ctx> ctx_;
+    MemoryPlan plan_{};
     std::unique_ptr<Model> model_;
     std::unique_ptr<Optimizer> optimizer_;
     std::unique_ptr<TrainPass> pass_;

@@ -29,6 +29,10 @@ OptimizerSettings Stage::optimizer(int64_t step) const {
             recipe_.real(name, "weight_decay"), recipe_.real(name, "clip")};
 }
 
+int64_t rows_at_a_time(const Recipe& recipe, int64_t context, int64_t rows) {
+    return std::clamp<int64_t>(recipe.integer("", "pass_rows") / context, 1, rows);
+}
+
 StreamOptions stream_options(const Recipe& recipe, const std::string& stage, Split split) {
     return {recipe.integer(stage, "context"), recipe.text(stage, "doc_mask") == "yes",
             mix(uint64_t(recipe.integer("", "seed")), hash64(stage.data(), stage.size())), split,
@@ -40,7 +44,7 @@ TextStage::TextStage(const Recipe& recipe, const Comm& comm, const std::string& 
     : Stage(recipe, comm, stage, config),
       stream_(recipe.text(stage, "data"), stream_options(recipe, stage, Split::train), tokenizer),
       batch_rows_(recipe.integer(stage, "batch")), context_(recipe.integer(stage, "context")) {
-    micro_rows_ = std::clamp<int64_t>(recipe.integer("", "pass_rows") / context_, 1, batch_rows_);
+    micro_rows_ = rows_at_a_time(recipe, context_, batch_rows_);
     const int64_t tokens = recipe.integer(stage, "tokens"), per_step = batch_rows_ * context_;
     if (steps == 0) steps = (tokens + per_step - 1) / per_step;
     if (steps == 0) usage_error("[" + stage + "] has neither steps nor tokens", "set one of them");
@@ -50,13 +54,13 @@ void TextStage::next_batch(int64_t, StageBatch& batch) {
     batch = StageBatch{};
     batch.rows = batch_rows_ * context_;
     const int64_t units = (batch_rows_ + micro_rows_ - 1) / micro_rows_;
-    const bool whole_units = units % comm_.size() == 0;
-    PackedRows rows;
+    const bool whole_units = units % comm_.size() == 0; // else each unit is shared out
     for (int64_t i = 0; i < units; i++) {
-        stream_.next_rows(std::min(micro_rows_, batch_rows_ - i * micro_rows_), rows);
-        for (int32_t target : rows.targets) batch.tokens += target != kIgnoredTarget;
+        PackedRows packed;
+        stream_.next_rows(std::min(micro_rows_, batch_rows_ - i * micro_rows_), packed);
+        for (int32_t target : packed.targets) batch.tokens += target != kIgnoredTarget;
         if (whole_units && i % comm_.size() != comm_.rank()) continue;
-        MicroBatch unit{rows.tokens, rows.targets, rows.positions, rows.doc_start, {}, {}};
+        const MicroBatch unit = text_rows(std::move(packed));
         const int parts = whole_units ? 1 : comm_.size(), part = whole_units ? 0 : comm_.rank();
         for (MicroBatch& m : cut_rows(unit, part, parts, int64_t(unit.tokens.size())))
             batch.micro.push_back(std::move(m));

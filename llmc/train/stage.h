@@ -56,5 +56,8 @@ class TextStage : public Stage {
     int64_t batch_rows_, micro_rows_, context_;
 };
 
+// Rows of `context` tokens packed together: as many of `rows` as fit into pass_rows, at least one.
+int64_t rows_at_a_time(const Recipe& recipe, int64_t context, int64_t rows);
+
 // The stream options of a text stage or of validation.
 StreamOptions stream_options(const Recipe& recipe, const std::string& stage, Split split);
