@@ -8,6 +8,7 @@
 #include "llmc/rollout/expression.h"
 
 #include "llmc/rollout/latex.h"
+#include "llmc/rollout/lexer.h"
 
 #include <algorithm>
 #include <set>

@@ -5,8 +5,9 @@
 #include <optional>
 #include <string>
 
-// A text of such a line: a string or a number; {"repeat": [text, n]} is text n times, {"concat": [part, ...]}
-// joins parts; null = none. Anything else, or more than 64 MB, is fatal() and names `where`.
+// A text of such a line: a string or a number; {"repeat": [text, n]} is text n times, {"concat":
+// [part, ...]} joins parts; null = none. Anything else, or more than 64 MB, is fatal() and names
+// `where`.
 std::optional<std::string> expand_text(const Json& value, const std::string& where);
 
 // {"id", "equal", "extracted", "reason"} of a line with "gold" and either "response", from which

@@ -5,6 +5,7 @@
 #include "llmc/core/error.h"
 #include "llmc/core/recipe.h"
 #include "llmc/rollout/form.h"
+#include "llmc/rollout/lexer.h"
 
 #include <algorithm>
 
