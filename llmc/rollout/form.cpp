@@ -197,6 +197,12 @@ bool in_base(Tokens tokens) {
 std::optional<Form> read_group(Tokens tokens) {
     if (enclosed(tokens, "\\{", "\\}")) {
         if (tokens.size() == 2) return text_form(tokens);
+        const Tokens content = inside(tokens); // {x | x > 2}
+        const auto builder =
+            split_top(content, [&](size_t i) { return content[i].is("|") || content[i].is(":"); });
+        if (builder.size() == 2)
+            return container(FormKind::ordered, "{|}",
+                             {read_list(builder[0]), read_list(builder[1])});
         Form list = read_list(inside(tokens));
         if (list.kind != FormKind::list) list = container(FormKind::list, "", {list});
         return list;

@@ -31,14 +31,15 @@ Spellings spellings(const std::vector<std::pair<std::string, std::string>>& list
 const Names kUnits = words("dollars percent degrees seconds minutes hours days inches feet miles "
                            "cm km units");
 // A \text with one of these is no unit.
-const Names kConnecting = words("to not nor but if when where for unless than is are as by from "
-                                "between until with without none except no then iff least most");
+const Names kConnecting =
+    words("to not nor but if when where for unless than is are as by from "
+          "between until with without none except no then iff least most am pm");
 const Names kTextCommands = words("text mathrm mbox textrm textnormal operatorname hbox");
 // Their content counts as if it stood alone.
 const Names kTransparent = words("textbf mathbf boldsymbol bm mathit textit emph mathsf texttt "
-                                 "boxed fbox rm bf it");
+                                 "boxed fbox underline rm bf it");
 const Names kAccents = words("vec overline bar hat tilde dot ddot widehat mathcal mathbb mathfrak "
-                             "mathscr check overrightarrow acute underline widetilde");
+                             "mathscr check overrightarrow acute widetilde");
 const Names kSkipped = words("left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr "
                              "Biggl Biggr limits nolimits displaystyle textstyle scriptstyle hline "
                              "hfill mathop");
@@ -143,6 +144,7 @@ class Lexer {
     size_t lex_text(const std::string& name, const std::string& content, int depth);
     bool drop_unit(const std::string& content, int depth);
     size_t skip_unit_tail(const std::string& s, size_t at) const;
+    size_t skip_unit_quotient(const std::string& s, size_t at) const;
 
     bool blank_ = false;
 };
@@ -277,11 +279,16 @@ size_t Lexer::lex_letters(const std::string& s, size_t at, bool words) {
     }
     if (run == "np" && end < s.size() && s[end] == '.') return end + 1;
     const bool behind = ends_value();
-    if (behind && out.back().kind != TokenKind::letter && kUnits.count(low))
-        return skip_power(s, end);
+    const bool unit = kUnits.count(run) || (run.size() > 2 && kUnits.count(low));
+    if (behind && out.back().kind != TokenKind::letter && unit) return skip_power(s, end);
     if (behind && out.back().is("deg") && (run == "C" || run == "F")) return end;
     if (run == "pi" || run == "infinity") {
         push(TokenKind::command, run == "pi" ? "\\pi" : "\\infty");
+        return end;
+    }
+    if (run == "x" && behind && out.back().kind == TokenKind::number &&
+        begins(s, skip_blanks(s, end), "10^")) {
+        push(TokenKind::symbol, "*"); // 3 x 10^8
         return end;
     }
     std::vector<std::string> pieces;
@@ -386,8 +393,27 @@ size_t Lexer::skip_unit_tail(const std::string& s, size_t at) const {
     return end;
 }
 
+// Behind \frac: two groups of words, {\text{m}}{\text{s}^2}; `at` itself if these are none.
+size_t Lexer::skip_unit_quotient(const std::string& s, size_t at) const {
+    size_t end = at;
+    for (int group = 0; group < 2; group++) {
+        const size_t open = skip_blanks(s, end), word = skip_blanks(s, open + 1);
+        if (open >= s.size() || s[open] != '{' || word >= s.size() || s[word] != '\\' ||
+            !kTextCommands.count(s.substr(word + 1, letters_end(s, word + 1) - word - 1)))
+            return at;
+        const size_t close = closing_brace(s, open);
+        if (close == std::string::npos) return at;
+        end = close + 1;
+    }
+    return end;
+}
+
 // True if the words behind a value are its unit; what "or" and "and" join in them is kept.
 bool Lexer::drop_unit(const std::string& content, int depth) {
+    std::string all;
+    for (char c : content)
+        if (is_letter(c)) all += c;
+    if (kConnecting.count(lower_case(all))) return false; // p.m.
     bool letters = false;
     for (size_t at = 0; at < content.size();) {
         const size_t end = letters_end(content, at);
@@ -468,6 +494,10 @@ size_t Lexer::lex_named(const std::string& name, const std::string& s, size_t at
         return at;
     }
     if (kAccents.count(name)) return lex_accent(name, s, at);
+    if (name == "frac" && ends_value()) {
+        const size_t end = skip_unit_quotient(s, at);
+        if (end != at) return end;
+    }
     const bool text = kTextCommands.count(name), transparent = kTransparent.count(name);
     if (!text && !transparent && name != "begin" && name != "end") {
         const auto spelling = kCommands.find(name);
