@@ -3,7 +3,7 @@
 #   make golden bench    the tools                 make lint     layers, sizes, format
 #   make asan            unit tests, sanitized     make op OP=loss   tests and benchmark of one op
 #   make clean
-# Settings: BUILD=dir, CXX, OPT=-O3, MARCH=native, ONEDNN=0 (our own GEMM instead of oneDNN)
+# Settings: BUILD=dir, CXX, OPT=-O3, MARCH=native, ONEDNN=0 (our own GEMM instead of oneDNN), MPI=0
 BUILD ?= build
 CXX ?= g++
 MARCH ?= native
@@ -16,19 +16,25 @@ endif
 
 # -Wno-restrict: g++ 12 warns about its own std::string (PR 105651).
 ALL_CXXFLAGS = -std=gnu++20 $(OPT) -g -march=$(MARCH) -ffp-contract=fast -fno-math-errno -fopenmp \
-  -Wall -Wextra -Werror -Wno-psabi -Wno-restrict -I. -I$(BUILD) $(DEFINES) $(CXXFLAGS)
+  -Wall -Wextra -Werror -Wno-psabi -Wno-restrict -I. -I$(BUILD) $(DEFINES) $(MPI_FLAGS) $(CXXFLAGS)
 LDLIBS = $(LIBS) -lxxhash -fopenmp
 
 has_header = $(shell $(CXX) -E -x c++ -include $(1) /dev/null >/dev/null 2>&1 && echo 1)
 ifneq ($(MAKECMDGOALS),clean)
 ifneq ($(MAKECMDGOALS),lint)
 ONEDNN ?= $(call has_header,oneapi/dnnl/dnnl.hpp)
+MPI ?= $(shell command -v mpicxx >/dev/null 2>&1 && echo 1)
 CATCH2_V3 := $(call has_header,catch2/catch_all.hpp)
 endif
 endif
 ifeq ($(ONEDNN),1)
 DEFINES += -DPRIOR_ONEDNN
 LIBS += -ldnnl
+endif
+ifeq ($(MPI),1) # Open MPI's wrapper, or MPICH's
+DEFINES += -DPRIOR_MPI -DOMPI_SKIP_MPICXX -DMPICH_SKIP_MPICXX # C only
+MPI_FLAGS := $(shell mpicc --showme:compile 2>/dev/null || mpicc -compile-info | cut -d' ' -f2-)
+LIBS += $(shell mpicc --showme:link 2>/dev/null || mpicc -link-info | cut -d' ' -f2-)
 endif
 
 objects = $(patsubst %.cpp,$(BUILD)/%.o,$(1))
@@ -43,6 +49,7 @@ all: found train rollout
 found:
 	@echo "compiler  $(CXX) $(shell $(CXX) -dumpfullversion), $(OPT) -march=$(MARCH)"
 	@echo "oneDNN    $(if $(filter 1,$(ONEDNN)),found: GEMM through its matmul,not found: GEMM by our tile kernel)"
+	@echo "MPI       $(if $(filter 1,$(MPI)),found: mpirun trains data parallel,not found: one process)"
 	@echo "CUDA      $(if $(shell command -v nvcc),nvcc found; ,)the programs run on the CPU"
 	@echo "building  ./train ./rollout"
 

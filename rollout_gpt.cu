@@ -7,6 +7,7 @@
 #include "llmc/model/train_pass.h"
 #include "llmc/rollout/evaluate.h"
 #include "llmc/rollout/grade_lines.h"
+#include "llmc/train/checkpoint.h"
 
 #include <algorithm>
 #include <chrono>
@@ -70,12 +71,10 @@ KeyTable rollout_keys() {
 std::string checkpoint_folder(const std::string& folder) {
     if (folder.empty()) usage_error("no model", "-model FOLDER names a checkpoint or a run folder");
     if (path_exists(folder + "/config.json")) return folder;
-    std::string newest;
-    if (is_directory(folder + "/ckpt"))
-        for (const std::string& name : list_directory(folder + "/ckpt")) { // sorted
-            const std::string path = folder + "/ckpt/" + name;
-            if (name.rfind("step_", 0) == 0 && path_exists(path + "/state.json")) newest = path;
-        }
+    std::vector<std::string> warnings;
+    const std::string newest = newest_checkpoint(folder, &warnings);
+    for (const std::string& warning : warnings)
+        std::fprintf(stderr, "warning: %s\n", warning.c_str());
     if (newest.empty())
         fatal(folder + ": neither config.json nor ckpt/step_* with a complete checkpoint",
               "give a Hugging Face checkpoint or a run folder");
@@ -87,18 +86,20 @@ struct LoadedModel {
     Tokenizer tokenizer;
     Model model;
 
-    explicit LoadedModel(const Recipe& recipe)
-        : LoadedModel(recipe, checkpoint_folder(recipe.text("", "model"))) {}
-    LoadedModel(const Recipe& recipe, const std::string& folder)
-        : ctx(choose_backend(recipe.text("", "device")), int(recipe.integer("", "threads"))),
+    LoadedModel(const Recipe& recipe, const Comm& comm)
+        : LoadedModel(recipe, comm, checkpoint_folder(recipe.text("", "model"))) {}
+    LoadedModel(const Recipe& recipe, const Comm& comm, const std::string& folder)
+        : ctx(choose_backend(recipe.text("", "device")),
+              threads_per_rank(int(recipe.integer("", "threads")), comm.local_size())),
           model(ctx, read_config(folder)) {
         if (model.config.vocab != tokenizer.vocab_size())
             fatal(format("%s: the model has %d tokens, this program's byte tokenizer %d",
                          folder.c_str(), model.config.vocab, tokenizer.vocab_size()),
                   "use a checkpoint that ./train made");
         load_weights(model, folder);
-        std::fprintf(stderr, "model %s, %s, %d threads\n", folder.c_str(),
-                     backend_name(ctx.backend), ctx.threads);
+        if (comm.root())
+            std::fprintf(stderr, "model %s, %s, %d threads\n", folder.c_str(),
+                         backend_name(ctx.backend), ctx.threads);
     }
 };
 
@@ -119,8 +120,8 @@ std::vector<Problem> read_problems(const Recipe& recipe) {
     return set.first(recipe.integer("", "count"));
 }
 
-// Samples answers to `problems` and reports the speed on stderr.
-std::vector<Answer> answer(const Recipe& recipe, LoadedModel& loaded,
+// Samples answers to `problems` and reports this rank's speed on stderr.
+std::vector<Answer> answer(const Recipe& recipe, Comm& comm, LoadedModel& loaded,
                            const std::vector<Problem>& problems) {
     int64_t longest_prompt = 0;
     for (const Problem& p : problems)
@@ -134,8 +135,8 @@ std::vector<Answer> answer(const Recipe& recipe, LoadedModel& loaded,
                    int(longest_prompt + recipe.integer("", "max_new_tokens")),
                    int(recipe.integer("", "pages"))});
     const auto start = std::chrono::steady_clock::now();
-    std::vector<Answer> answers = answer_problems(engine, loaded.tokenizer, problems, samples, 0,
-                                                  sample_settings(recipe, loaded.tokenizer));
+    std::vector<Answer> answers = answer_problems(comm, engine, loaded.tokenizer, problems, samples,
+                                                  0, sample_settings(recipe, loaded.tokenizer));
     const double elapsed_s =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     const EngineCounts counts = engine.counts();
@@ -146,36 +147,19 @@ std::vector<Answer> answer(const Recipe& recipe, LoadedModel& loaded,
     return answers;
 }
 
-Json answer_json(const Problem& problem, const Answer& a) {
-    Json line = {{"id", problem.id},
-                 {"sample", a.completion.sample},
-                 {"prompt", problem.prompt},
-                 {"response", a.text},
-                 {"finish", a.completion.finish == Finish::stop ? "stop" : "length"},
-                 {"logp", a.completion.logp}};
-    if (problem.answer.empty()) return line;
-    line["answer"] = problem.answer;
-    line["extracted"] = a.extracted ? Json(*a.extracted) : Json(nullptr);
-    line["right"] = a.right;
-    return line;
-}
-
-// Sampled bytes need not be UTF-8: what is not is replaced.
-std::string dump(const Json& line) {
-    return line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
-}
-
 void write_lines(const Recipe& recipe, const std::string& lines) {
     if (!recipe.text("", "out").empty()) write_file_atomic(recipe.text("", "out"), lines);
 }
 
-int generate(const Recipe& recipe) {
-    LoadedModel loaded(recipe);
+int generate(const Recipe& recipe, Comm& comm) {
+    LoadedModel loaded(recipe, comm);
     const std::vector<Problem> problems = read_problems(recipe);
+    const std::vector<Answer> answers = answer(recipe, comm, loaded, problems);
+    if (!comm.root()) return 0;
     std::string lines;
-    for (const Answer& a : answer(recipe, loaded, problems)) {
+    for (const Answer& a : answers) {
         const Problem& problem = problems[a.completion.request];
-        lines += dump(answer_json(problem, a));
+        lines += json_line(answer_json(problem, a));
         if (recipe.text("", "out").empty())
             std::printf("--- %s, sample %d, %zu tokens, %s\n%s%s\n", problem.id.c_str(),
                         a.completion.sample, a.completion.tokens.size(),
@@ -186,14 +170,15 @@ int generate(const Recipe& recipe) {
     return 0;
 }
 
-int evaluate(const Recipe& recipe) {
+int evaluate(const Recipe& recipe, Comm& comm) {
     if (!recipe.text("", "prompt").empty())
         usage_error("evaluate has no -prompt", "-problems names problems with answers");
-    LoadedModel loaded(recipe);
+    LoadedModel loaded(recipe, comm);
     const std::vector<Problem> problems = read_problems(recipe);
-    const std::vector<Answer> answers = answer(recipe, loaded, problems);
+    const std::vector<Answer> answers = answer(recipe, comm, loaded, problems);
     std::string lines;
-    for (const Answer& a : answers) lines += dump(answer_json(problems[a.completion.request], a));
+    for (const Answer& a : answers)
+        lines += json_line(answer_json(problems[a.completion.request], a));
     write_lines(recipe, lines);
     const EvalResult r = summarize_answers(problems, answers, int(recipe.integer("", "samples")));
     std::printf("problems           %d, %d samples each\n", r.problems, r.samples);
@@ -208,9 +193,9 @@ int evaluate(const Recipe& recipe) {
 }
 
 // -ln p of every token of the prompt but the first, by the training forward.
-int score(const Recipe& recipe) {
+int score(const Recipe& recipe, Comm& comm) {
     const std::string text = recipe.text("", "prompt");
-    LoadedModel loaded(recipe);
+    LoadedModel loaded(recipe, comm);
     std::vector<int32_t> tokens = loaded.tokenizer.encode(text);
     if (tokens.size() < 2) usage_error("score: nothing to score", "-prompt with two bytes or more");
     const int64_t N = int64_t(tokens.size());
@@ -247,7 +232,7 @@ int score(const Recipe& recipe) {
         const double logp = -values[size_t(n * kLossStats + kStatCe)];
         const double entropy = values[size_t(n * kLossStats + kStatEntropy)];
         ce -= logp;
-        lines += dump({{"token", targets[n]}, {"logp", logp}, {"entropy", entropy}});
+        lines += json_line({{"token", targets[n]}, {"logp", logp}, {"entropy", entropy}});
     }
     write_lines(recipe, lines);
     if (recipe.text("", "out").empty()) std::printf("%s", lines.c_str());
@@ -267,7 +252,7 @@ int grade(const Recipe& recipe, const std::string& path) {
         graded++;
         answered += !verdict["extracted"].is_null();
         equal += verdict["equal"].get<bool>();
-        lines += dump(verdict);
+        lines += json_line(verdict);
     }
     if (graded == 0) fatal(path + ": no line to grade", "is the file empty?");
     write_lines(recipe, lines);
@@ -277,24 +262,35 @@ int grade(const Recipe& recipe, const std::string& path) {
     return 0;
 }
 
-int rollout_main(int argc, char** argv) {
-    std::vector<std::string> arguments(argv + 1, argv + argc);
+int run_command(Comm& comm, const std::vector<std::string>& arguments) {
+    std::vector<std::string> rest = arguments;
     Recipe recipe(rollout_keys());
-    const bool help = take_help_flag(&arguments);
-    const std::vector<std::string> words = recipe.read_arguments(arguments);
+    const bool help = take_help_flag(&rest);
+    const std::vector<std::string> words = recipe.read_arguments(rest);
     if (help) {
-        std::printf("%s", recipe.usage().c_str());
+        if (comm.root()) std::printf("%s", recipe.usage().c_str());
         return 0;
     }
-    const std::pair<const char*, int (*)(const Recipe&)> commands[] = {
-        {"generate", generate}, {"evaluate", evaluate}, {"score", score}};
-    if (words.size() == 2 && words[0] == "grade") return grade(recipe, words[1]);
+    struct Command {
+        const char* name;
+        int (*run)(const Recipe&, Comm&);
+        bool shared; // by all ranks; else the root does it
+    };
+    const Command commands[] = {
+        {"generate", generate, true}, {"evaluate", evaluate, true}, {"score", score, false}};
+    if (words.size() == 2 && words[0] == "grade") return comm.root() ? grade(recipe, words[1]) : 0;
     if (words.size() == 1 && words[0] == "grade") usage_error("grade: no file", "grade FILE.jsonl");
     if (words.size() == 1)
-        for (const auto& [name, run] : commands)
-            if (words[0] == name) return run(recipe);
+        for (const Command& command : commands)
+            if (words[0] == command.name)
+                return comm.root() || command.shared ? command.run(recipe, comm) : 0;
     usage_error(words.empty() ? "no command" : "no command \"" + words.back() + "\"",
                 "one of generate, evaluate, score, grade; ./rollout -h explains every key");
+}
+
+int rollout_main(int argc, char** argv) {
+    Comm comm;
+    return comm.run([&] { return run_command(comm, {argv + 1, argv + argc}); });
 }
 
 } // namespace

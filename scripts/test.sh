@@ -52,6 +52,8 @@ counted "golden vectors" ./golden test/golden
 part "build with sanitizers" make -s asan
 counted "unit tests under ASan and UBSan" sh scripts/run_tests.sh build-asan/tests '~[slow]'
 counted "resume after kill -9" sh test/resume.sh
+counted "ranks" sh test/ranks.sh
+counted "faults" sh test/faults.sh
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

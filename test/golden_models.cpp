@@ -154,7 +154,8 @@ void run_adamw_steps(GoldenReport& report, const std::string& directory, const J
             report.prefix = prefix + backend_name(backend) + "/" + run;
             const double tolerance = backend == Backend::ref ? 1e-9 : 1e-5;
             GoldenModel g(backend, start, N, true);
-            Optimizer optimizer(g.ctx, g.model);
+            Comm comm;
+            Optimizer optimizer(g.ctx, comm, g.model);
             LossShape loss = golden_loss_shape(json.at("shaped"), g.model.config.vocab);
             if (run == "ce.") loss.beta = loss.lambda_head = loss.lambda_tail = 0;
             std::vector<double> ce, norm;

@@ -1,51 +1,8 @@
 #!/bin/sh
 # kill -9 in every stage, same command again: metrics.jsonl and the final weights must be byte-identical to
 # those of the uninterrupted run. Dense and MoE. Ends with "N passed, M failed".
-set -u
 cd "$(dirname "$0")/.."
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-passed=0
-failed=0
-
-# Texts whose answers are right half of the time: learned in seconds, and RL has something to do.
-for q in 1 2 3 4 5 6 7 8; do
-    printf '{"text": "Q: %d?\\n\\\\boxed{%d}"}\n' $q $q
-    printf '{"text": "Q: %d?\\n\\\\boxed{%d}"}\n' $q $((q % 8 + 1))
-done >"$work/text.jsonl"
-for q in 1 2 3 4 5 6 7 8; do
-    printf '{"question": "Q: %d?", "answer": "%d"}\n' $q $q
-done >"$work/problems.jsonl"
-
-# run NAME MODEL [flags]
-run() {
-    name=$1
-    model=$2
-    shift 2
-    ./train -runs "$work" -name "$name" -model "$model" -layers 2 -channels 64 \
-        -data "$work/text.jsonl" -rl.data "$work/problems.jsonl" -val_data embedded:sentences \
-        -val_fraction 0.0001 -val_rows 4 -eval_problems embedded:arithmetic -eval_count 4 \
-        -eval_samples 2 -eval_new_tokens 12 -pretrain.steps 60 -midtrain.steps 20 -rl.steps 10 \
-        -batch 8 -context 64 -lr 3e-3 -rl.lr 1e-4 -groups 2 -group_size 8 -rl.max_new_tokens 12 \
-        -bias_rate 1e-3 -checkpoint_every 4 -seed 3 "$@" >>"$work/$name.log" 2>&1
-}
-
-lines() { # of a stage in a run's metrics
-    count=$(grep -c "\"kind\":\"step\",\"stage\":\"$2\"" "$work/$1/metrics.jsonl" 2>/dev/null)
-    echo "${count:-0}"
-}
-
-check() { # DESCRIPTION COMMAND...
-    what=$1
-    shift
-    if "$@"; then
-        passed=$((passed + 1))
-        echo "ok      $what"
-    else
-        failed=$((failed + 1))
-        echo "FAILED  $what"
-    fi
-}
+. test/short_runs.sh
 
 for model in tiny tiny-moe; do
     run "$model-whole" $model || { cat "$work/$model-whole.log"; failed=$((failed + 1)); continue; }
@@ -99,5 +56,4 @@ for model in tiny tiny-moe; do
     check "$model: the same command continues after SIGTERM" \
         cmp "$work/$model-whole/metrics.jsonl" "$work/$model-term/metrics.jsonl"
 done
-echo "$passed passed, $failed failed"
-[ $failed -eq 0 ]
+finish

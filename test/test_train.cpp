@@ -76,7 +76,8 @@ struct ShortRun {
                                         "-bias_rate",
                                         "0"};
         all.insert(all.end(), flags.begin(), flags.end());
-        REQUIRE(Run(read_train_recipe(all)).train() == 0);
+        Comm comm;
+        REQUIRE(Run(read_train_recipe(all), comm).train() == 0);
         for (const std::string& line : split_text(read_file(runs + "/run/metrics.jsonl"), '\n'))
             if (!line.empty()) {
                 const Json json = Json::parse(line);
@@ -139,4 +140,16 @@ TEST_CASE("train: two updates per rollout leave the policy the second time", "[t
     ShortRun run({"-rl.updates", "2", "-rl.lr", "1e-3"});
     CHECK(run.steps[70]["max_abs_dlogp"].get<double>() == 0);
     CHECK(run.steps[71]["max_abs_dlogp"].get<double>() > 0);
+}
+
+TEST_CASE("train: an RL step without a kept group changes nothing and reports no loss", "[train]") {
+    ShortRun run({"-rl.data", "embedded:chains", "-rl.max_rounds", "1", "-rl.steps", "1",
+                  "-rl.max_new_tokens", "2"}); // too short for any \boxed{}
+    const Json& step = run.steps.back();
+    CHECK(step["kept_groups"].get<int>() == 0);
+    CHECK(step["reward"].get<double>() == 0);
+    CHECK_FALSE(step.contains("loss"));
+    CHECK(step["grad_norm"].get<double>() == 0);
+    const std::string ckpt = run.runs + "/run/ckpt/step_000000";
+    CHECK(read_file(ckpt + "71/model.safetensors") == read_file(ckpt + "70/model.safetensors"));
 }

@@ -25,20 +25,30 @@ void usage_error(const std::string& message, const std::string& hint) {
     throw UserError(message, hint, 2);
 }
 
-int run_main(int (*body)(int, char**), int argc, char** argv) {
+int report_exception(const std::string& who) {
     try {
-        return body(argc, argv);
+        throw;
     } catch (const UserError& e) {
-        std::fprintf(stderr, "error: %s\n", e.what());
+        std::fprintf(stderr, "%serror: %s\n", who.c_str(), e.what());
         if (!e.hint.empty()) std::fprintf(stderr, "hint: %s\n", e.hint.c_str());
         return e.exit_code;
     } catch (const std::bad_alloc&) {
-        std::fprintf(stderr, "error: out of memory\n"
-                             "hint: lower micro_batch or the model size, or set recompute = 1\n");
+        std::fprintf(stderr,
+                     "%serror: out of memory\n"
+                     "hint: lower -pass_rows or the model's size, or set -recompute yes\n",
+                     who.c_str());
         return 1;
     } catch (const std::exception& e) {
-        std::fprintf(stderr, "error: %s\n", e.what());
+        std::fprintf(stderr, "%serror: %s\n", who.c_str(), e.what());
         return 1;
+    }
+}
+
+int run_main(int (*body)(int, char**), int argc, char** argv) {
+    try {
+        return body(argc, argv);
+    } catch (...) {
+        return report_exception("");
     }
 }
 

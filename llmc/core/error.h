@@ -22,6 +22,9 @@ std::string format(const char* fmt, ...) __attribute__((format(printf, 1, 2)));
 // Stops with exit code 2: a flag or recipe key is wrong.
 [[noreturn]] void usage_error(const std::string& message, const std::string& hint);
 
+// Inside a catch block: prints what was thrown, `who` first, and returns the exit code for it.
+int report_exception(const std::string& who);
+
 // Runs `body` (a main function's work) and turns what it throws into one message and an exit code.
 int run_main(int (*body)(int, char**), int argc, char** argv);
 

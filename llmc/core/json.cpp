@@ -34,3 +34,7 @@ Json json_parse(const std::string& text, const std::string& what) {
               "the file is damaged or of another kind");
     }
 }
+
+std::string json_line(const Json& value) {
+    return value.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+}

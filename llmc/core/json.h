@@ -8,3 +8,7 @@ using Json = nlohmann::ordered_json;
 
 // Parses `text`; a syntax error is fatal() and names `what` (file and line) and the byte offset.
 Json json_parse(const std::string& text, const std::string& what);
+
+// One line of a JSONL file, with its newline. Sampled bytes need not be UTF-8: what is not is
+// replaced by U+FFFD.
+std::string json_line(const Json& value);

@@ -1,4 +1,5 @@
-// Memory that holds tensors: 64-byte aligned, zeroed, released at the end of its owner's life.
+// Memory that holds tensors: page-aligned, zero, released at the end of its owner's life. Pages
+// become resident when they are first written: rows a run never uses cost nothing.
 #pragma once
 #include "llmc/core/view.h"
 
@@ -7,7 +8,7 @@
 class Buffer {
   public:
     Buffer() = default;
-    Buffer(size_t bytes, const char* name); // fatal() if the system has not that much
+    Buffer(size_t bytes, const char* name); // fatal() if the system refuses that much
     Buffer(Dtype dtype, const char* name, int64_t n0) : Buffer(dtype, name, n0, 1) {
         view_ = make_view(view_.data, dtype, name, n0);
     }
@@ -19,9 +20,10 @@ class Buffer {
     char* bytes() const { return static_cast<char*>(view_.data); }
 
   private:
-    struct Free {
+    struct Unmap {
+        size_t bytes;
         void operator()(void* memory) const;
     };
-    std::unique_ptr<void, Free> memory_;
+    std::unique_ptr<void, Unmap> memory_;
     View view_;
 };

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <omp.h>
 #include <sched.h>
+#include <unistd.h>
 
 void* Scratch::alloc(size_t bytes) {
     bytes = (bytes + 63) / 64 * 64;
@@ -30,6 +31,14 @@ void* Scratch::alloc(size_t bytes) {
 int available_cores() {
     cpu_set_t set;
     return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+}
+
+int machine_cores() { return int(::sysconf(_SC_NPROCESSORS_ONLN)); }
+
+int threads_per_rank(int asked, int local_ranks) {
+    if (asked > 0) return asked;
+    const int cores = available_cores();
+    return cores < machine_cores() ? cores : std::max(1, cores / local_ranks);
 }
 
 const char* backend_name(Backend backend) { return backend == Backend::ref ? "ref" : "cpu"; }

@@ -62,4 +62,8 @@ struct Ctx {
 
 const char* backend_name(Backend backend);
 Backend choose_backend(const std::string& device); // of the key -device: "auto", "cpu" or "ref"
-int available_cores();
+int available_cores();                             // this process may run on
+int machine_cores();
+// `asked`, or where that is 0 a rank's share of the machine: all of what its launcher bound it to,
+// or one part of `local_ranks`.
+int threads_per_rank(int asked, int local_ranks);

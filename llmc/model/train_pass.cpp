@@ -70,6 +70,8 @@ void TrainPass::forward(const Batch& batch, bool count_experts) {
         const int32_t* offsets = acts.offsets.as<int32_t>();
         int32_t* counts = expert_counts_.as<int32_t>() + int64_t(l) * c.experts;
         for (int e = 0; e < c.experts; e++) counts[e] += offsets[e + 1] - offsets[e];
+        const View padding = acts.experts.slice_rows(N_ - batch.padding, batch.padding);
+        for (int64_t i = 0; i < padding.size(); i++) counts[padding.as<int32_t>()[i]]--;
     }
     rmsnorm_forward(ctx_, hidden(), final_stream_.slice_rows(0, N_), hidden_rstd_.slice_rows(0, N_),
                     inp, delta, model_.weights.final_norm(), c.norm_eps);

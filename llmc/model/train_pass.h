@@ -7,6 +7,7 @@
 // Packed rows, (N) i32 each; attention of row n covers rows doc_start[n]..n.
 struct Batch {
     View tokens, positions, doc_start;
+    int64_t padding = 0; // last rows that are nobody's: not counted as tokens of an expert
 };
 
 struct PassSettings {
@@ -42,6 +43,8 @@ class TrainPass {
     const BlockActs& acts(int layer) const { return layers_[layer]; }
     View expert_counts() const { return expert_counts_; } // (L, E) i32, empty if dense
     size_t bytes() const { return pool_.bytes(); }
+    size_t logits_bytes() const { return logits_.bytes(); }
+    int64_t rows() const { return settings_.rows; }
 
   private:
     void run_block(int layer, const View& inp, const View& delta, const BlockActs& acts);

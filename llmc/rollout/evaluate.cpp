@@ -6,14 +6,58 @@
 
 #include <algorithm>
 
-std::vector<Answer> answer_problems(Engine& engine, const Tokenizer& tokenizer,
+namespace {
+
+// Answers as bytes, for the exchange between ranks. Floats are exact in MessagePack's doubles.
+std::string pack_answers(const std::vector<Answer>& answers) {
+    Json all = Json::array();
+    for (const Answer& a : answers) {
+        const Completion& c = a.completion;
+        all.push_back({c.request, c.sample, c.tokens, c.logp, c.entropy, int(c.finish), a.text,
+                       a.extracted.has_value(), a.extracted.value_or(""), a.right});
+    }
+    std::string bytes;
+    Json::to_msgpack(all, bytes);
+    return bytes;
+}
+
+void unpack_answers(const std::string& bytes, std::vector<Answer>& answers) {
+    for (const Json& row : Json::from_msgpack(bytes)) {
+        Answer a;
+        a.completion = {row[0].get<size_t>(),
+                        row[1].get<int>(),
+                        row[2].get<std::vector<int32_t>>(),
+                        row[3].get<std::vector<float>>(),
+                        row[4].get<std::vector<float>>(),
+                        Finish(row[5].get<int>())};
+        a.text = row[6].get<std::string>();
+        if (row[7].get<bool>()) a.extracted = row[8].get<std::string>();
+        a.right = row[9].get<bool>();
+        answers.push_back(std::move(a));
+    }
+}
+
+// Every rank's answers on every rank, in the order of one rank.
+std::vector<Answer> exchange_answers(Comm& comm, const std::vector<Answer>& own) {
+    std::vector<Answer> all;
+    for (const std::string& bytes : comm.gather(pack_answers(own))) unpack_answers(bytes, all);
+    std::stable_sort(all.begin(), all.end(), [](const Answer& x, const Answer& y) {
+        return x.completion.request < y.completion.request; // samples are in order already
+    });
+    return all;
+}
+
+} // namespace
+
+std::vector<Answer> answer_problems(Comm& comm, Engine& engine, const Tokenizer& tokenizer,
                                     const std::vector<Problem>& problems, int samples,
                                     uint64_t first_id, const SampleSettings& settings) {
     std::vector<Request> requests;
-    for (size_t i = 0; i < problems.size(); i++)
+    for (size_t i = size_t(comm.rank()); i < problems.size(); i += size_t(comm.size()))
         requests.push_back({first_id + i, tokenizer.encode(problems[i].prompt), samples});
     std::vector<Answer> answers;
     for (Completion& completion : engine.generate(requests, settings)) {
+        completion.request = completion.request * size_t(comm.size()) + size_t(comm.rank());
         Answer answer;
         answer.text = tokenizer.decode(completion.tokens);
         answer.extracted = extract_boxed(answer.text);
@@ -22,7 +66,21 @@ std::vector<Answer> answer_problems(Engine& engine, const Tokenizer& tokenizer,
         answer.completion = std::move(completion);
         answers.push_back(std::move(answer));
     }
-    return answers;
+    return comm.size() == 1 ? answers : exchange_answers(comm, answers);
+}
+
+Json answer_json(const Problem& problem, const Answer& a) {
+    Json line = {{"id", problem.id},
+                 {"sample", a.completion.sample},
+                 {"prompt", problem.prompt},
+                 {"response", a.text},
+                 {"finish", a.completion.finish == Finish::stop ? "stop" : "length"},
+                 {"logp", a.completion.logp}};
+    if (problem.answer.empty()) return line;
+    line["answer"] = problem.answer;
+    line["extracted"] = a.extracted ? Json(*a.extracted) : Json(nullptr);
+    line["right"] = a.right;
+    return line;
 }
 
 // What an answer votes for; right answers and no others vote for the gold one.

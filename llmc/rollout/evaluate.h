@@ -1,7 +1,9 @@
 // Answering problems: sample, extract, grade, estimate.
 #pragma once
+#include "llmc/core/json.h"
 #include "llmc/data/problems.h"
 #include "llmc/data/tokenizer.h"
+#include "llmc/device/comm.h"
 #include "llmc/rollout/engine.h"
 
 #include <optional>
@@ -14,10 +16,15 @@ struct Answer {
 };
 
 // `samples` graded answers per problem, in the order of problems, then samples. Prompt id = index
-// in `problems` + first_id: what the random numbers are keyed by.
-std::vector<Answer> answer_problems(Engine& engine, const Tokenizer& tokenizer,
+// in `problems` + first_id: what the random numbers are keyed by. The ranks share the problems, and
+// each gets all answers.
+std::vector<Answer> answer_problems(Comm& comm, Engine& engine, const Tokenizer& tokenizer,
                                     const std::vector<Problem>& problems, int samples,
                                     uint64_t first_id, const SampleSettings& settings);
+
+// One answer as every samples file has it: id, sample, prompt, response, finish, logp of its tokens
+// and, where the problem has an answer, answer, extracted and right.
+Json answer_json(const Problem& problem, const Answer& answer);
 
 struct EvalResult {
     int problems, samples;

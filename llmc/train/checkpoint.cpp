@@ -9,49 +9,99 @@
 
 namespace {
 
-const char* kOptimizerFile = "optimizer.rank0.safetensors";
-
 std::string step_name(int64_t step) { return format("step_%08lld", (long long)step); }
 
-// The moments, and in double also the weights: model.safetensors holds those as F32.
-struct MomentSet {
-    const char* prefix;
-    const ParamSet* values;
+std::string optimizer_file(int rank) { return format("optimizer.rank%d.safetensors", rank); }
+
+// The part of a tensor inside a range of the flat weights.
+struct Piece {
+    const Param* param;
+    Comm::Range range;
 };
 
-std::vector<MomentSet> moment_sets(const CheckpointParts& parts) {
-    std::vector<MomentSet> sets = {{"exp_avg.", &parts.optimizer.first_moment()},
-                                   {"exp_avg_sq.", &parts.optimizer.second_moment()}};
-    if (parts.model.weights.flat().dtype == Dtype::f64)
-        sets.push_back({"weight.", &parts.model.weights});
+std::vector<Piece> pieces(const ParamTable& table, const Comm::Range& range) {
+    std::vector<Piece> found;
+    for (const Param& p : table.params) {
+        const Comm::Range piece{std::max(range.begin, p.offset),
+                                std::min(range.end, p.offset + p.size)};
+        if (piece.begin < piece.end) found.push_back({&p, piece});
+    }
+    return found;
+}
+
+// What a rank's file holds: its moments, and in double also the weights, which model.safetensors
+// holds as F32, on the root. `range` are the elements of the flat weights that `values` are.
+struct StoredSet {
+    const char* prefix;
+    View values;
+    Comm::Range range;
+};
+
+std::vector<StoredSet> stored_sets(const CheckpointParts& parts) {
+    const Optimizer& optimizer = parts.optimizer;
+    std::vector<StoredSet> sets = {{"exp_avg.", optimizer.first_moment(), optimizer.own()},
+                                   {"exp_avg_sq.", optimizer.second_moment(), optimizer.own()}};
+    const View weights = parts.model.weights.flat();
+    if (weights.dtype == Dtype::f64) sets.push_back({"weight.", weights, {0, weights.size()}});
     return sets;
 }
 
+// A whole tensor has its own shape, a part of one is a vector.
+std::vector<int64_t> stored_shape(const Piece& piece) {
+    const int64_t count = piece.range.end - piece.range.begin;
+    return count == piece.param->size ? piece.param->shape : std::vector<int64_t>{count};
+}
+
+View piece_of(const StoredSet& set, const Comm::Range& range) {
+    return set.values.slice_rows(range.begin - set.range.begin, range.end - range.begin);
+}
+
 uint64_t save_optimizer(const std::string& path, const CheckpointParts& parts) {
+    std::vector<StoredSet> sets = stored_sets(parts);
+    if (!parts.optimizer.comm().root()) sets.resize(2);
     std::vector<SafetensorsWriter::Spec> specs;
-    for (const MomentSet& set : moment_sets(parts))
-        for (const Param& p : parts.model.table.params)
-            specs.push_back({set.prefix + p.name, set.values->flat().dtype, p.shape});
+    for (const StoredSet& set : sets)
+        for (const Piece& piece : pieces(parts.model.table, set.range))
+            specs.push_back(
+                {set.prefix + piece.param->name, set.values.dtype, stored_shape(piece)});
     SafetensorsWriter writer(path, specs);
-    for (const MomentSet& set : moment_sets(parts))
-        for (const Param& p : parts.model.table.params) {
-            const View view = set.values->tensor(p);
+    for (const StoredSet& set : sets)
+        for (const Piece& piece : pieces(parts.model.table, set.range)) {
+            const View view = piece_of(set, piece.range);
             writer.append(view.data, view.bytes());
         }
     return writer.finish();
 }
 
-void load_optimizer(const std::string& path, const CheckpointParts& parts) {
-    SafetensorsFile file(path);
-    for (const MomentSet& set : moment_sets(parts))
-        for (const Param& p : parts.model.table.params) {
-            const TensorEntry& entry = file.at(set.prefix + p.name);
-            const View view = set.values->tensor(p);
-            if (entry.shape != p.shape || entry.dtype != view.dtype)
-                fatal(path + ": " + entry.name + " has another shape or dtype than the model",
-                      "the checkpoint was made with another model or -device");
-            convert_values(file.data(entry), entry.dtype, view.data, view.dtype, p.size);
+// Reads what of `set` is in the file of one rank, which holds the elements `stored`.
+void load_set(const SafetensorsFile& file, const ParamTable& table, const StoredSet& set,
+              const Comm::Range& stored) {
+    for (const Piece& piece : pieces(table, stored)) {
+        const TensorEntry& entry = file.at(set.prefix + piece.param->name);
+        if (entry.shape != stored_shape(piece) || entry.dtype != set.values.dtype)
+            fatal(file.path() + ": " + entry.name + " has another shape or dtype than the model",
+                  "the checkpoint was made with another model or -device");
+        const Comm::Range wanted{std::max(piece.range.begin, set.range.begin),
+                                 std::min(piece.range.end, set.range.end)};
+        if (wanted.begin >= wanted.end) continue;
+        const size_t skipped = size_t(wanted.begin - piece.range.begin) * dtype_bytes(entry.dtype);
+        const View out = piece_of(set, wanted);
+        convert_values(file.data(entry) + skipped, entry.dtype, out.data, out.dtype, out.size());
+    }
+}
+
+// The moments of this rank's part, from the files of however many ranks saved them.
+void load_optimizer(const std::string& folder, int saved_ranks, const CheckpointParts& parts) {
+    const ParamTable& table = parts.model.table;
+    for (int r = 0; r < saved_ranks; r++) {
+        SafetensorsFile file(folder + "/" + optimizer_file(r));
+        const Comm::Range moments = Comm::shard(table.trained_size, r, saved_ranks);
+        for (const StoredSet& set : stored_sets(parts)) {
+            const bool weights = set.values.data == parts.model.weights.flat().data;
+            if (weights && r > 0) continue;
+            load_set(file, table, set, weights ? set.range : moments);
         }
+    }
 }
 
 std::string hash_of_file(const std::string& path) {
@@ -60,12 +110,12 @@ std::string hash_of_file(const std::string& path) {
 }
 
 // "" or what is wrong with the folder.
-std::string inspect(const std::string& folder, Json* state) {
+std::string inspect(const std::string& folder) {
     const std::string path = folder + "/state.json";
     if (!path_exists(path)) return "has no state.json";
-    *state = json_parse(read_file(path), path);
-    if (!state->is_object() || !state->contains("checksums")) return "state.json has no checksums";
-    for (const auto& [name, hash] : (*state)["checksums"].items()) {
+    const Json state = json_parse(read_file(path), path);
+    if (!state.is_object() || !state.contains("checksums")) return "state.json has no checksums";
+    for (const auto& [name, hash] : state["checksums"].items()) {
         if (!path_exists(folder + "/" + name)) return "has no " + name;
         if (hash_of_file(folder + "/" + name) != hash.get<std::string>())
             return name + " does not match its checksum";
@@ -101,50 +151,66 @@ void remove_old(const std::string& ckpt, int keep) {
 
 void save_checkpoint(const std::string& run, int64_t step, const Json& state,
                      const CheckpointParts& parts, int keep) {
+    Comm& comm = parts.optimizer.comm();
     const std::string ckpt = run + "/ckpt", folder = ckpt + "/" + step_name(step);
     const std::string temporary = ckpt + "/tmp_" + step_name(step);
-    remove_all(temporary);
-    make_directories(temporary);
-    Json whole = state, sums;
-    sums["model.safetensors"] =
-        hash_text(save_weights(parts.model, temporary, parts.tokenizer.end_of_text()));
-    sums[kOptimizerFile] = hash_text(save_optimizer(temporary + "/" + kOptimizerFile, parts));
-    parts.tokenizer.save(temporary + "/tokenizer.json");
-    for (const char* name : {"config.json", "tokenizer.json"})
-        sums[name] = hash_of_file(temporary + "/" + name);
-    whole["optimizer_step"] = parts.optimizer.step();
-    whole["checksums"] = sums;
-    write_file_atomic(temporary + "/state.json", whole.dump(1) + "\n");
-    fsync_directory(temporary);
-    remove_all(folder); // a damaged one of the same step, passed over on load
-    if (std::rename(temporary.c_str(), folder.c_str()) != 0)
-        fatal("cannot rename " + temporary + " to " + folder, "is the disk full or read-only?");
-    fsync_directory(ckpt);
-    remove_old(ckpt, keep);
+    if (comm.root()) {
+        remove_all(temporary);
+        make_directories(temporary);
+    }
+    comm.barrier();
+    const std::string own = temporary + "/" + optimizer_file(comm.rank());
+    const std::vector<std::string> hashes = comm.gather(hash_text(save_optimizer(own, parts)));
+    if (comm.root()) {
+        Json whole = state, sums;
+        sums["model.safetensors"] =
+            hash_text(save_weights(parts.model, temporary, parts.tokenizer.end_of_text()));
+        for (int r = 0; r < comm.size(); r++) sums[optimizer_file(r)] = hashes[r];
+        parts.tokenizer.save(temporary + "/tokenizer.json");
+        for (const char* name : {"config.json", "tokenizer.json"})
+            sums[name] = hash_of_file(temporary + "/" + name);
+        whole["optimizer_step"] = parts.optimizer.step();
+        whole["ranks"] = comm.size();
+        whole["checksums"] = sums;
+        write_file_atomic(temporary + "/state.json", whole.dump(1) + "\n");
+        fsync_directory(temporary);
+        remove_all(folder); // a damaged one of the same step, passed over on load
+        if (std::rename(temporary.c_str(), folder.c_str()) != 0)
+            fatal("cannot rename " + temporary + " to " + folder, "is the disk full or read-only?");
+        fsync_directory(ckpt);
+        remove_old(ckpt, keep);
+    }
+    comm.barrier();
 }
 
-Json load_checkpoint(const std::string& run, const CheckpointParts& parts,
-                     std::vector<std::string>* warnings) {
+std::string newest_checkpoint(const std::string& run, std::vector<std::string>* warnings) {
     const std::string ckpt = run + "/ckpt";
     std::vector<std::string> names = checkpoint_names(ckpt);
     for (size_t i = names.size(); i-- > 0;) {
         const std::string folder = ckpt + "/" + names[i];
-        Json state;
         std::string fault;
         try {
-            fault = inspect(folder, &state);
+            fault = inspect(folder);
         } catch (const UserError& error) {
             fault = error.what();
         }
-        if (!fault.empty()) {
-            warnings->push_back(folder + " " + fault + ": passed over");
-            continue;
-        }
-        parts.model.set_rope_base(read_config(folder).rope_base);
-        load_weights(parts.model, folder);
-        load_optimizer(folder + "/" + kOptimizerFile, parts);
-        parts.optimizer.set_step(state["optimizer_step"].get<int64_t>());
-        return state;
+        if (fault.empty()) return folder;
+        warnings->push_back(folder + " " + fault + ": passed over");
     }
-    return nullptr;
+    return "";
+}
+
+Json load_checkpoint(const std::string& run, const CheckpointParts& parts,
+                     std::vector<std::string>* warnings) {
+    Comm& comm = parts.optimizer.comm();
+    const std::string folder =
+        comm.broadcast(comm.root() ? newest_checkpoint(run, warnings) : std::string());
+    if (folder.empty()) return nullptr;
+    const std::string path = folder + "/state.json";
+    const Json state = json_parse(read_file(path), path);
+    parts.model.set_rope_base(read_config(folder).rope_base);
+    load_weights(parts.model, folder);
+    load_optimizer(folder, state.value("ranks", 1), parts);
+    parts.optimizer.set_step(state["optimizer_step"].get<int64_t>());
+    return state;
 }

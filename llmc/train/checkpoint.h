@@ -1,11 +1,13 @@
 // Checkpoints of a run: RUN/ckpt/step_NNNNNNNN, a Hugging Face folder plus our own state.
 //
 //   config.json  model.safetensors  tokenizer.json   what every tool of that ecosystem opens
-//   optimizer.rank0.safetensors                      Adam's moments under the tensors' names
+//   optimizer.rank<R>.safetensors                    rank R's part of Adam's moments, under the
+//                                                    tensors' names
 //   state.json                                       the rest, with the checksums; written last
 //
 // A folder is built under a temporary name, made durable file by file, then renamed: it is there
 // whole or not at all. A folder that was damaged later is seen by its checksums and passed over.
+// All ranks call save and load together; any number of ranks loads what any number saved.
 #pragma once
 #include "llmc/core/json.h"
 #include "llmc/data/tokenizer.h"
@@ -23,7 +25,10 @@ struct CheckpointParts {
 void save_checkpoint(const std::string& run, int64_t step, const Json& state,
                      const CheckpointParts& parts, int keep);
 
-// Loads the newest whole checkpoint into `parts` and returns its state; null if there is none.
-// Damaged ones are named in *warnings.
+// Folder of the newest whole checkpoint of a run, "" if there is none. Damaged
+// ones are passed over and named in *warnings.
+std::string newest_checkpoint(const std::string& run, std::vector<std::string>* warnings);
+
+// Loads it into `parts` and returns its state; null if there is none.
 Json load_checkpoint(const std::string& run, const CheckpointParts& parts,
                      std::vector<std::string>* warnings);

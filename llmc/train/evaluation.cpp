@@ -21,19 +21,19 @@ void Run::validate(Json& line) {
     const LossShape shape = recipe_loss(recipe_, "pretrain", model_->config.vocab);
     StatSums sums;
     PackedRows packed;
-    for (int64_t done = 0; done < rows; done += at_a_time) {
+    for (int64_t done = 0, turn = 0; done < rows; done += at_a_time, turn++) {
         stream.next_rows(std::min(at_a_time, rows - done), packed);
-        const MicroBatch micro{packed.tokens,
-                               packed.targets,
-                               packed.positions,
-                               packed.doc_start,
-                               std::vector<double>(packed.tokens.size(), 0.0),
-                               {}};
-        views_.fill(*ctx_, micro);
-        pass_->forward(views_.batch, false);
-        pass_->loss_forward(views_.stats, views_.targets, shape);
-        sums.add(micro, views_.stats, shape, tokenizer_);
+        if (turn % comm_.size() != comm_.rank()) continue;
+        const MicroBatch unit{
+            packed.tokens, packed.targets, packed.positions, packed.doc_start, {}, {}, 0};
+        for (const MicroBatch& micro : cut_rows(unit, 0, 1, pass_->rows())) {
+            views_.fill(*ctx_, micro);
+            pass_->forward(views_.batch, false);
+            pass_->loss_forward(views_.stats, views_.targets, shape);
+            sums.add(micro, views_.stats, shape, tokenizer_);
+        }
     }
+    sums.all_sum(comm_);
     line["val_ce"] = sums.mean(kStatCe);
     line["val_entropy"] = sums.mean(kStatEntropy);
     line["val_head_mass"] = sums.mean(kStatHeadMass);
@@ -66,7 +66,7 @@ void Run::evaluate_stage(const std::string& name) {
                                       uint64_t(recipe_.integer("", "seed")),
                                       ~uint64_t(0)};
         const std::vector<Answer> answers =
-            answer_problems(engine, tokenizer_, problems, samples, 0, settings);
+            answer_problems(comm_, engine, tokenizer_, problems, samples, 0, settings);
         const EvalResult r = summarize_answers(problems, answers, samples);
         line["problems"] = r.problems;
         line["samples"] = r.samples;
@@ -91,6 +91,7 @@ void Run::evaluate_stage(const std::string& name) {
 }
 
 void Run::print_table() const {
+    if (!comm_.root()) return;
     std::vector<Json> rows;
     const std::string path = folder_ + "/metrics.jsonl";
     for (const std::string& line : split_text(read_file(path), '\n'))

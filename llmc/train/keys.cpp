@@ -38,6 +38,9 @@ const std::vector<Key> kRunKeys = {
      "0 = only at the end of a stage and on a signal"},
     {"keep", "run", kInt, "2", 1, 1e6, "checkpoints", "newest checkpoints kept"},
     {"log_every", "run", kInt, "50", 1, 1e9, "steps", "one log line, when not on a terminal"},
+    {"plan", "run", kOneOf, "no", 0, 0, "",
+     "print the memory and traffic of a rank and stop, without allocating", "no|yes"},
+    {"plan_ranks", "run", kInt, "1", 1, 1e6, "ranks", "of how many ranks the plan is"},
     {"stop_after", "run", kInt, "0", 0, 1e15, "steps",
      "save and stop after this many steps of this process; 0 = run to the end"},
 

@@ -1,7 +1,51 @@
 // Contract: micro_batch.h.
 #include "llmc/train/micro_batch.h"
 
+#include <algorithm>
 #include <cmath>
+
+namespace {
+
+void append_rows(MicroBatch& out, const MicroBatch& rows, int64_t begin, int64_t end) {
+    const int32_t shift = int32_t(int64_t(out.tokens.size()) - begin);
+    auto copy = [&](auto& to, const auto& from) {
+        if (!from.empty()) to.insert(to.end(), from.begin() + begin, from.begin() + end);
+    };
+    copy(out.tokens, rows.tokens);
+    copy(out.targets, rows.targets);
+    copy(out.positions, rows.positions);
+    copy(out.scale, rows.scale);
+    copy(out.old_logp, rows.old_logp);
+    for (int64_t n = begin; n < end; n++) out.doc_start.push_back(rows.doc_start[n] + shift);
+}
+
+void pad_rows(MicroBatch& m) {
+    for (; m.tokens.size() % kRowMultiple != 0; m.padding++) {
+        m.doc_start.push_back(int32_t(m.tokens.size()));
+        m.tokens.push_back(0);
+        m.targets.push_back(kIgnoredTarget);
+        m.positions.push_back(0);
+        if (!m.scale.empty()) m.scale.push_back(0);
+        if (!m.old_logp.empty()) m.old_logp.push_back(0);
+    }
+}
+
+} // namespace
+
+std::vector<MicroBatch> cut_rows(const MicroBatch& rows, int part, int parts, int64_t room) {
+    const int64_t N = int64_t(rows.tokens.size());
+    std::vector<MicroBatch> cut;
+    for (int64_t begin = 0, end; begin < N; begin = end) { // document by document
+        end = begin + 1;
+        while (end < N && rows.doc_start[end] == rows.doc_start[begin]) end++;
+        if ((begin + end) / 2 * parts / N != part) continue;
+        if (cut.empty() || int64_t(cut.back().tokens.size()) + end - begin > room)
+            cut.emplace_back();
+        append_rows(cut.back(), rows, begin, end);
+    }
+    for (MicroBatch& m : cut) pad_rows(m);
+    return cut;
+}
 
 void MicroBatchViews::fill(const Ctx& ctx, const MicroBatch& m) {
     const int64_t N = int64_t(m.tokens.size());
@@ -23,6 +67,7 @@ void MicroBatchViews::fill(const Ctx& ctx, const MicroBatch& m) {
     scale = value(0, m.scale, "scale");
     old_logp = m.old_logp.empty() ? View{} : value(1, m.old_logp, "old_logp");
     stats = make_view(values_.data() + 2 * N, x, "stats", N, kLossStats);
+    batch.padding = m.padding;
 }
 
 void StatSums::add(const MicroBatch& m, const View& stats, const LossShape& shape,
@@ -38,7 +83,35 @@ void StatSums::add(const MicroBatch& m, const View& stats, const LossShape& shap
     }
 }
 
+void StatSums::all_sum(Comm& comm) {
+    GrpoMetrics& g = grpo;
+    double whole[] = {double(rows),
+                      double(bytes),
+                      double(g.tokens),
+                      double(g.clip_low),
+                      double(g.clip_high),
+                      g.surrogate,
+                      g.ratio,
+                      g.k1,
+                      g.k3};
+    for (View sums : {make_view(whole, Dtype::f64, "counts", std::size(whole)),
+                      make_view(sum, Dtype::f64, "statistics", kLossStats)})
+        comm.all_sum(sums);
+    rows = int64_t(whole[0]);
+    bytes = int64_t(whole[1]);
+    g.tokens = int64_t(whole[2]);
+    g.clip_low = int64_t(whole[3]);
+    g.clip_high = int64_t(whole[4]);
+    g.surrogate = whole[5];
+    g.ratio = whole[6];
+    g.k1 = whole[7];
+    g.k3 = whole[8];
+    g.ratio_max = comm.all_max(g.ratio_max);
+    g.max_abs_dlogp = comm.all_max(g.max_abs_dlogp);
+}
+
 void StatSums::write(Json& line) const {
+    if (rows == 0) return; // an RL step no group of which was kept
     line["loss"] = mean(kStatCe);
     line["ppl"] = std::exp(mean(kStatCe));
     line["entropy"] = mean(kStatEntropy);

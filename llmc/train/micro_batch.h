@@ -1,7 +1,28 @@
-// A micro-batch as views of the run's dtype, and the sums of its statistics.
+// The rows of one forward and backward: cut from a batch, given to a pass, their statistics summed.
 #pragma once
+#include "llmc/data/tokenizer.h"
+#include "llmc/device/comm.h"
+#include "llmc/model/train_pass.h"
 #include "llmc/train/grpo.h"
-#include "llmc/train/stage.h"
+
+// Vectors of N; old_logp is empty outside RL. The last `padding` rows are documents of one ignored
+// token each.
+struct MicroBatch {
+    std::vector<int32_t> tokens, targets, positions, doc_start;
+    std::vector<double> scale, old_logp;
+    int64_t padding = 0;
+};
+
+// Rows are padded to a multiple of 256, so that few GEMM shapes are prepared.
+constexpr int64_t kRowMultiple = 256;
+inline int64_t padded_pass_rows(int64_t rows) {
+    return (rows + kRowMultiple - 1) / kRowMultiple * kRowMultiple;
+}
+
+// Part `part` of `parts` of a batch's rows, cut between documents into micro-batches of at most
+// `room` rows (one longer document is one micro-batch). The parts are about equal and make up the
+// whole. Any member of `rows` but tokens may be empty.
+std::vector<MicroBatch> cut_rows(const MicroBatch& rows, int part, int parts, int64_t room);
 
 // Index and weight tensors of a micro-batch in the dtype of `ctx`; reused from call to call.
 class MicroBatchViews {
@@ -22,6 +43,7 @@ struct StatSums {
     GrpoMetrics grpo;
     void add(const MicroBatch& micro, const View& stats, const LossShape& shape,
              const Tokenizer& tokenizer);
+    void all_sum(Comm& comm); // over the ranks
     double mean(LossStat stat) const { return rows ? sum[stat] / double(rows) : 0; }
     void write(Json& line) const; // loss, ppl, entropy, masses; in RL the ratio's figures
 };

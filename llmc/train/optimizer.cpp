@@ -3,37 +3,42 @@
 
 #include "llmc/ops/adamw.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
-Optimizer::Optimizer(Ctx& ctx, const Model& model)
-    : m_(model.config, model.table, ctx.dtype(), "adam m"),
-      v_(model.config, model.table, ctx.dtype(), "adam v"), decayed_size_(model.table.decayed_size),
-      trained_size_(model.table.trained_size) {}
+Optimizer::Optimizer(Ctx& ctx, Comm& comm, const Model& model)
+    : comm_(comm), own_(comm.shard(model.table.trained_size)),
+      m_(ctx.dtype(), "adam m", own_.end - own_.begin),
+      v_(ctx.dtype(), "adam v", own_.end - own_.begin), decayed_size_(model.table.decayed_size) {}
 
 void Optimizer::reset() {
     step_ = 0;
-    for (const ParamSet* set : {&m_, &v_}) std::memset(set->flat().data, 0, set->flat().bytes());
+    for (const View& moment : {m_.view(), v_.view()}) std::memset(moment.data, 0, moment.bytes());
 }
 
 double Optimizer::update(Ctx& ctx, Model& model, const ParamSet& grads,
                          const OptimizerSettings& s) {
+    comm_.reduce_scatter(grads.trained());
+    const int64_t count = own_.end - own_.begin;
     double square_sum = 0;
-    square_sum_forward(ctx, make_view(&square_sum, Dtype::f64, "square_sum", 1), grads.trained());
+    const View total = make_view(&square_sum, Dtype::f64, "square_sum", 1);
+    if (count > 0) square_sum_forward(ctx, total, grads.flat().slice_rows(own_.begin, count));
+    comm_.all_sum(total);
     const double norm = std::sqrt(square_sum);
     if (!std::isfinite(norm)) return norm;
     AdamW a{s.lr, s.beta1, s.beta2, s.eps, s.weight_decay, 1.0, ++step_};
     if (s.clip > 0) a.grad_scale = std::min(1.0, s.clip / (norm + 1e-6));
-    auto part = [&](const View& flat, int64_t begin, int64_t end) {
-        return flat.slice_rows(begin, end - begin);
-    };
-    const int64_t parts[3] = {0, decayed_size_, trained_size_}; // matrices, then norms
-    for (int i = 0; i < 2; i++) {
-        if (i == 1) a.weight_decay = 0;
-        adamw_update(ctx, part(model.weights.flat(), parts[i], parts[i + 1]),
-                     part(m_.flat(), parts[i], parts[i + 1]),
-                     part(v_.flat(), parts[i], parts[i + 1]),
-                     part(grads.flat(), parts[i], parts[i + 1]), a);
+    // Matrices, then norms: the own part of each.
+    const int64_t middle = std::clamp(decayed_size_, own_.begin, own_.end);
+    for (const auto& [begin, end] : {Comm::Range{own_.begin, middle}, {middle, own_.end}}) {
+        if (begin == middle) a.weight_decay = 0;
+        if (begin == end) continue;
+        adamw_update(ctx, model.weights.flat().slice_rows(begin, end - begin),
+                     m_.view().slice_rows(begin - own_.begin, end - begin),
+                     v_.view().slice_rows(begin - own_.begin, end - begin),
+                     grads.flat().slice_rows(begin, end - begin), a);
     }
+    comm_.all_gather(model.weights.trained());
     return norm;
 }

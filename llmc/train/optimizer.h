@@ -1,5 +1,9 @@
 // The optimizer step: global norm, clipping, AdamW over the flat weights.
+//
+// The moments are sharded over the ranks (ZeRO-1, arXiv 1910.02054): each rank keeps and updates
+// those of its own part of the flat weights, then the parts are exchanged.
 #pragma once
+#include "llmc/device/comm.h"
 #include "llmc/model/train_pass.h"
 
 struct OptimizerSettings {
@@ -9,21 +13,25 @@ struct OptimizerSettings {
 
 class Optimizer {
   public:
-    Optimizer(Ctx& ctx, const Model& model);
+    Optimizer(Ctx& ctx, Comm& comm, const Model& model);
 
-    // One AdamW update from `grads`, eq. (A1)-(A4) in doc/equations.md. Returns the gradient norm
-    // before clipping; where that is not finite nothing is changed. The gradient is scaled by
-    // min(1, clip / (norm + 1e-6)).
+    // One AdamW update from the sum of the ranks' `grads` (spoilt by the exchange), eq. (A1)-(A4)
+    // in doc/equations.md. Returns the norm of that sum before clipping; where it is not finite
+    // nothing is changed. The gradient is scaled by min(1, clip / (norm + 1e-6)).
     double update(Ctx& ctx, Model& model, const ParamSet& grads, const OptimizerSettings& settings);
 
     void reset(); // moments and step count to zero
     int64_t step() const { return step_; }
     void set_step(int64_t step) { step_ = step; }
-    ParamSet& first_moment() { return m_; }
-    ParamSet& second_moment() { return v_; }
+    Comm::Range own() const { return own_; }        // elements of the flat weights
+    View first_moment() const { return m_.view(); } // (own)
+    View second_moment() const { return v_.view(); }
+    Comm& comm() const { return comm_; }
 
   private:
+    Comm& comm_;
+    const Comm::Range own_;
+    Buffer m_, v_;
+    const int64_t decayed_size_;
     int64_t step_ = 0;
-    ParamSet m_, v_;
-    const int64_t decayed_size_, trained_size_;
 };

@@ -19,9 +19,9 @@ EngineSettings engine_settings(const Recipe& recipe) {
             longest_sequence(recipe)};
 }
 
-RlStage::RlStage(const Recipe& recipe, Ctx& ctx, const Model& model, const Tokenizer& tokenizer,
-                 const std::string& run)
-    : Stage(recipe, "rl", model.config), tokenizer_(tokenizer), run_(run),
+RlStage::RlStage(const Recipe& recipe, Ctx& ctx, Comm& comm, const Model& model,
+                 const Tokenizer& tokenizer, const std::string& run)
+    : Stage(recipe, comm, "rl", model.config), comm_(comm), tokenizer_(tokenizer), run_(run),
       problems_(recipe.text("rl", "data"), Split::train, recipe.real("", "val_fraction"),
                 uint64_t(recipe.integer("", "seed"))),
       engine_(ctx, model, engine_settings(recipe)), groups_(int(recipe.integer("rl", "groups"))),
@@ -31,7 +31,7 @@ RlStage::RlStage(const Recipe& recipe, Ctx& ctx, const Model& model, const Token
     if (updates_ > groups_)
         usage_error(format("[rl] updates = %d exceeds groups = %d", updates_, groups_),
                     "every update needs a group");
-    make_directories(run + "/samples");
+    if (comm.root()) make_directories(run + "/samples");
 }
 
 Json RlStage::state() const {
@@ -47,18 +47,9 @@ void RlStage::restore(const Json& state) {
 void RlStage::save_samples(int64_t step, const std::vector<Problem>& problems,
                            const std::vector<Answer>& answers) {
     for (const Answer& a : answers) {
-        const Problem& problem = problems[a.completion.request];
-        Json line = {{"step", step},
-                     {"problem", problem.id},
-                     {"sample", a.completion.sample},
-                     {"prompt", problem.prompt},
-                     {"answer", a.text},
-                     {"gold", problem.answer},
-                     {"extracted", a.extracted ? Json(*a.extracted) : Json(nullptr)},
-                     {"reward", a.right ? 1 : 0},
-                     {"finish", a.completion.finish == Finish::stop ? "stop" : "length"}};
-        // A model may emit any bytes: what is no UTF-8 is replaced.
-        samples_ += line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+        Json line = answer_json(problems[a.completion.request], a);
+        line["step"] = step;
+        samples_ += json_line(line);
     }
 }
 
@@ -81,17 +72,13 @@ void RlStage::roll_out(int64_t step, Json& metrics) {
     int64_t sampled = 0, right = 0, tokens = 0, truncated = 0, answered = 0, longest = 0;
     double entropy = 0;
     const int64_t rounds = recipe_.integer("rl", "max_rounds");
-    const int64_t late = recipe_.integer("rl", "late_step");
-    const int64_t late_length = recipe_.integer("rl", "max_new_tokens_late");
-    const bool is_late = late_length > 0 && step >= late;
-    const SampleSettings settings{
-        recipe_.real("rl", "temperature"),
-        1,
-        0,
-        int(is_late ? late_length : recipe_.integer("rl", "max_new_tokens")),
-        tokenizer_.end_of_text(),
-        uint64_t(recipe_.integer("", "seed")),
-        uint64_t(step)};
+    const SampleSettings settings{recipe_.real("rl", "temperature"),
+                                  1,
+                                  0,
+                                  int(longest_answer_),
+                                  tokenizer_.end_of_text(),
+                                  uint64_t(recipe_.integer("", "seed")),
+                                  uint64_t(step)};
     kept_.clear();
     samples_.clear();
     int64_t round = 0;
@@ -103,7 +90,7 @@ void RlStage::roll_out(int64_t step, Json& metrics) {
         const uint64_t first = uint64_t(next_problem_);
         for (int i = 0; i < count; i++) problems.push_back(problems_.problem(next_problem_++));
         const std::vector<Answer> answers =
-            answer_problems(engine_, tokenizer_, problems, group_size_, first, settings);
+            answer_problems(comm_, engine_, tokenizer_, problems, group_size_, first, settings);
         save_samples(step, problems, answers);
         for (const Answer& a : answers) {
             sampled++;
@@ -116,7 +103,9 @@ void RlStage::roll_out(int64_t step, Json& metrics) {
         }
         for (int i = 0; i < count; i++) keep_group(problems[i], &answers[i * group_size_]);
     }
-    write_file_atomic(format("%s/samples/step_%06ld.jsonl", run_.c_str(), long(step)), samples_);
+    if (comm_.root())
+        write_file_atomic(format("%s/samples/step_%06ld.jsonl", run_.c_str(), long(step)),
+                          samples_);
     metrics["reward"] = double(right) / double(sampled);
     metrics["length"] = double(tokens) / double(sampled);
     metrics["length_max"] = longest;
@@ -134,46 +123,36 @@ void RlStage::pack(const std::vector<Group>& groups, StageBatch& batch) const {
     for (const Group& group : groups)
         for (const Sequence& s : group) lengths.push_back(int64_t(s.answer.size()));
     const std::vector<double> weights =
-        token_weights(lengths, recipe_.integer("rl", "max_new_tokens"),
-                      aggregation(recipe_.text("rl", "aggregation")));
-    const int64_t room = recipe_.integer("", "pass_rows");
+        token_weights(lengths, longest_answer_, aggregation(recipe_.text("rl", "aggregation")));
+    MicroBatch all;
     size_t index = 0;
     for (const Group& group : groups)
         for (const Sequence& s : group) {
             const int64_t prompt = int64_t(s.prompt.size());
             const int64_t rows = prompt + int64_t(s.answer.size()) - 1;
-            if (batch.micro.empty() || int64_t(batch.micro.back().tokens.size()) + rows > room)
-                batch.micro.emplace_back();
-            MicroBatch& m = batch.micro.back();
-            const int32_t start = int32_t(m.tokens.size());
+            const int32_t start = int32_t(all.tokens.size());
             for (int64_t i = 0; i < rows; i++) {
                 const int64_t a = i - prompt + 1; // answer token this row predicts
-                m.tokens.push_back(i < prompt ? s.prompt[i] : s.answer[i - prompt]);
-                m.targets.push_back(a >= 0 ? s.answer[a] : kIgnoredTarget);
-                m.positions.push_back(int32_t(i));
-                m.doc_start.push_back(start);
-                m.scale.push_back(a >= 0 ? s.advantage * weights[index] : 0);
-                m.old_logp.push_back(a >= 0 ? double(s.logp[a]) : 0);
+                all.tokens.push_back(i < prompt ? s.prompt[i] : s.answer[i - prompt]);
+                all.targets.push_back(a >= 0 ? s.answer[a] : kIgnoredTarget);
+                all.positions.push_back(int32_t(i));
+                all.doc_start.push_back(start);
+                all.scale.push_back(a >= 0 ? s.advantage * weights[index] : 0);
+                all.old_logp.push_back(a >= 0 ? double(s.logp[a]) : 0);
             }
             batch.tokens += int64_t(s.answer.size());
             index++;
         }
-    for (MicroBatch& m : batch.micro) {
-        batch.work += int64_t(m.tokens.size());
-        while (m.tokens.size() % kRowMultiple != 0) { // each a document of its own
-            m.doc_start.push_back(int32_t(m.tokens.size()));
-            m.tokens.push_back(0);
-            m.targets.push_back(kIgnoredTarget);
-            m.positions.push_back(0);
-            m.scale.push_back(0);
-            m.old_logp.push_back(0);
-        }
-    }
+    batch.work += int64_t(all.tokens.size());
+    batch.micro = cut_rows(all, comm_.rank(), comm_.size(), recipe_.integer("", "pass_rows"));
 }
 
 void RlStage::next_batch(int64_t step, StageBatch& batch) {
     batch = StageBatch{};
     if (pending_.empty()) {
+        const int64_t late = recipe_.integer("rl", "max_new_tokens_late");
+        const bool is_late = late > 0 && step >= recipe_.integer("rl", "late_step");
+        longest_answer_ = is_late ? late : recipe_.integer("rl", "max_new_tokens");
         roll_out(step, batch.metrics);
         batch.work = batch.metrics["sampled_tokens"].get<int64_t>();
         const size_t parts = std::min(size_t(updates_), kept_.size());

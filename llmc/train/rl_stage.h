@@ -7,8 +7,8 @@
 class RlStage : public Stage {
   public:
     // The engine works on `model`'s own weights: nothing is copied.
-    RlStage(const Recipe& recipe, Ctx& ctx, const Model& model, const Tokenizer& tokenizer,
-            const std::string& run);
+    RlStage(const Recipe& recipe, Ctx& ctx, Comm& comm, const Model& model,
+            const Tokenizer& tokenizer, const std::string& run);
     // Kept groups of fresh rollouts, or the next part of them where updates > 1. No micro-batch at
     // all where no group in max_rounds had both right and wrong answers.
     void next_batch(int64_t step, StageBatch& batch) override;
@@ -29,12 +29,13 @@ class RlStage : public Stage {
     void save_samples(int64_t step, const std::vector<Problem>& problems,
                       const std::vector<Answer>& answers);
 
+    Comm& comm_;
     const Tokenizer& tokenizer_;
     const std::string run_;
     ProblemSet problems_;
     Engine engine_;
     const int groups_, group_size_, updates_;
-    int64_t next_problem_ = 0;
+    int64_t next_problem_ = 0, longest_answer_ = 0; // tokens, at this step
     std::vector<Group> kept_;
     std::vector<std::vector<Group>> pending_; // parts not yet given out, the last one first
     std::string samples_;

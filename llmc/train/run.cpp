@@ -6,6 +6,7 @@
 #include "llmc/device/gemm.h"
 #include "llmc/ops/moe.h"
 #include "llmc/train/keys.h"
+#include "llmc/train/plan.h"
 
 #include <algorithm>
 #include <cmath>
@@ -21,8 +22,8 @@ namespace {
 
 // Keys that do not change what is computed: they may differ between a run and its resumption.
 const std::vector<std::string> kFreeKeys = {
-    "recipe",           "name",      "runs",       "stages",   "threads", "keep",
-    "checkpoint_every", "log_every", "stop_after", "recompute"};
+    "recipe",           "name",      "runs",       "stages",    "threads", "keep",
+    "checkpoint_every", "log_every", "stop_after", "recompute", "plan",    "plan_ranks"};
 
 bool is_free_key(const std::string& name) {
     return std::find(kFreeKeys.begin(), kFreeKeys.end(), name) != kFreeKeys.end();
@@ -66,40 +67,21 @@ std::string run_name(const Recipe& recipe) {
     return name;
 }
 
-Run::Run(const Recipe& recipe) : recipe_(recipe) {
-    for (const std::string& name : split_text(recipe.text("", "stages"), ',')) {
-        const std::string stage = trim_text(name);
-        const auto& known = train_keys().sections;
-        if (std::find(known.begin(), known.end(), stage) == known.end())
-            usage_error("stages: unknown stage \"" + stage + "\"",
-                        "the stages are pretrain, midtrain and rl");
-        stage_names_.push_back(stage);
+Run::Run(const Recipe& recipe, Comm& comm) : recipe_(recipe), comm_(comm) {
+    const RunShape shape = run_shape(recipe, tokenizer_);
+    stage_names_ = shape.stages;
+    ctx_ = std::make_unique<Ctx>(
+        choose_backend(recipe.text("", "device")),
+        threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()));
+    check_memory(shape, ctx_->dtype(), comm_.size(), comm_.local_size());
+    folder_ = recipe_.text("", "runs") + "/" + run_name(recipe_);
+    if (comm_.root()) {
+        open_folder();
+        check_recipe();
     }
-    open_folder();
-    check_recipe();
-    ctx_ = std::make_unique<Ctx>(choose_backend(recipe.text("", "device")),
-                                 int(recipe.integer("", "threads")));
-    const std::string from = recipe.text("", "from");
-    ModelConfig config =
-        from.empty() ? recipe_model(recipe, tokenizer_.vocab_size()) : read_config(from);
-    int64_t rows = 0;
-    for (const std::string& stage : stage_names_) {
-        const int64_t context =
-            stage == "rl" ? longest_sequence(recipe) : recipe.integer(stage, "context");
-        config.max_positions = std::max(config.max_positions, int(context));
-        rows = std::max(rows, std::max(recipe.integer("", "pass_rows"), context));
-    }
-    config.max_positions = std::max(config.max_positions, longest_sequence(recipe));
-    if (config.vocab < tokenizer_.vocab_size())
-        fatal(format("%s: vocabulary %d, the tokenizer has %d", from.c_str(), config.vocab,
-                     tokenizer_.vocab_size()),
-              "start from a checkpoint made with the byte tokenizer");
-    model_ = std::make_unique<Model>(*ctx_, config);
-    optimizer_ = std::make_unique<Optimizer>(*ctx_, *model_);
-    pass_ = std::make_unique<TrainPass>(*ctx_, *model_,
-                                        PassSettings{padded_pass_rows(rows),
-                                                     recipe.integer("", "loss_rows"), true,
-                                                     recipe.text("", "recompute") == "yes"});
+    model_ = std::make_unique<Model>(*ctx_, shape.config);
+    optimizer_ = std::make_unique<Optimizer>(*ctx_, comm_, *model_);
+    pass_ = std::make_unique<TrainPass>(*ctx_, *model_, shape.pass);
     start_or_resume();
 }
 
@@ -108,7 +90,6 @@ Run::~Run() {
 }
 
 void Run::open_folder() {
-    folder_ = recipe_.text("", "runs") + "/" + run_name(recipe_);
     make_directories(folder_ + "/ckpt");
     lock_ = ::open((folder_ + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (lock_ < 0 || ::flock(lock_, LOCK_EX | LOCK_NB) != 0)
@@ -119,7 +100,8 @@ void Run::open_folder() {
 
 void Run::check_recipe() {
     const std::string path = folder_ + "/recipe.ini", now = recipe_.resolved();
-    if (path_exists(path)) {
+    // A start that failed before its first checkpoint binds nobody.
+    if (path_exists(path) && !list_directory(folder_ + "/ckpt").empty()) {
         const std::vector<std::string> before = binding_lines(read_file(path)),
                                        lines = binding_lines(now);
         for (size_t i = 0; i < std::max(before.size(), lines.size()); i++) {
@@ -150,7 +132,8 @@ void Run::start_or_resume() {
         init_params(model_->weights, model_->table, model_->config,
                     uint64_t(recipe_.integer("", "seed")), recipe_.real("", "init_std"));
     }
-    log_ = std::make_unique<RunLog>(folder_, metrics_bytes, recipe_.integer("", "log_every"));
+    log_ = std::make_unique<RunLog>(folder_, metrics_bytes, recipe_.integer("", "log_every"),
+                                    comm_.root());
     for (const std::string& warning : warnings) log_->say("warning: " + warning);
     describe();
     if (!state.is_null() && position_.stage < stage_names_.size())
@@ -162,8 +145,18 @@ void Run::describe() const {
     const ModelConfig& c = model_->config;
     const ParameterCounts n = count_parameters(c);
     log_->say(format("run      %s", folder_.c_str()));
-    log_->say(format("device   %s, %d threads, GEMM %s", backend_name(ctx_->backend), ctx_->threads,
+    const std::string ranks = comm_.size() > 1 ? format("%d ranks of ", comm_.size()) : "";
+    log_->say(format("device   %s, %s%d threads, GEMM %s", backend_name(ctx_->backend),
+                     ranks.c_str(), ctx_->threads,
                      ctx_->backend == Backend::cpu ? gemm_library() : "plain loops"));
+    const int wanted = comm_.local_size() * ctx_->threads, cores = machine_cores();
+    if (wanted > cores)
+        log_->say(format("warning: %d ranks of %d threads on %d cores: they wait for each other",
+                         comm_.local_size(), ctx_->threads, cores));
+    else if (comm_.size() > 1 && 2 * wanted <= cores)
+        log_->say(format("note: this uses %d of %d cores; mpirun --bind-to none, or -threads, for "
+                         "more",
+                         wanted, cores));
     std::string shape = format("%d layers, %d wide, %d heads / %d kv of %d", c.layers, c.channels,
                                c.heads, c.kv_heads, c.head_dim);
     shape +=
@@ -174,14 +167,16 @@ void Run::describe() const {
         "         %.3f M parameters, %.3f M without embeddings%s", double(n.total) / 1e6,
         double(n.non_embedding) / 1e6,
         c.moe() ? format(", %.3f M active", double(n.active_non_embedding) / 1e6).c_str() : ""));
-    log_->say(format("memory   %.1f MiB weights, gradients and moments, %.1f MiB activations",
-                     4 * double(model_->bytes()) / (1 << 20), double(pass_->bytes()) / (1 << 20)));
+    const RunShape sizes = run_shape(recipe_, tokenizer_);
+    const double bytes = double(plan_memory(sizes, ctx_->dtype(), comm_.size()).total());
+    log_->say(
+        format("memory   at most %.1f MiB a rank; -plan yes lists the parts", bytes / (1 << 20)));
 }
 
 std::unique_ptr<Stage> Run::make_stage(const std::string& name) {
     if (name == "rl")
-        return std::make_unique<RlStage>(recipe_, *ctx_, *model_, tokenizer_, folder_);
-    return std::make_unique<TextStage>(recipe_, name, model_->config, tokenizer_);
+        return std::make_unique<RlStage>(recipe_, *ctx_, comm_, *model_, tokenizer_, folder_);
+    return std::make_unique<TextStage>(recipe_, comm_, name, model_->config, tokenizer_);
 }
 
 int Run::train() {
@@ -189,6 +184,8 @@ int Run::train() {
     action.sa_handler = request_stop;
     ::sigaction(SIGINT, &action, nullptr);
     ::sigaction(SIGTERM, &action, nullptr);
+    ::sigaction(SIGUSR1, &action, nullptr);
+    ::signal(SIGXFSZ, SIG_IGN); // a file-size limit is an error of write(), with its message
     while (position_.stage < stage_names_.size())
         if (!run_stage()) {
             log_->say(format("stopped at %s step %ld; the same command continues",
@@ -214,7 +211,7 @@ bool Run::run_stage() {
     while (position_.step < stage_->steps) {
         train_step(*stage_);
         steps_here_++;
-        const bool stop = stop_requested || (limit > 0 && steps_here_ >= limit);
+        const bool stop = comm_.any(stop_requested) || (limit > 0 && steps_here_ >= limit);
         const bool due = every > 0 && position_.global_step - last_saved_ >= every;
         if ((stop || due) && stage_->can_checkpoint() && position_.step < stage_->steps) {
             save(false);
@@ -227,7 +224,7 @@ bool Run::run_stage() {
     position_.step = 0;
     save(true);
     return position_.stage == stage_names_.size() ||
-           !(stop_requested || (limit > 0 && steps_here_ >= limit));
+           !(comm_.any(stop_requested) || (limit > 0 && steps_here_ >= limit));
 }
 
 void Run::train_step(Stage& stage) {
@@ -243,6 +240,8 @@ void Run::train_step(Stage& stage) {
                              stage.loss);
         sums.add(micro, views_.stats, stage.loss, tokenizer_);
     }
+    sums.all_sum(comm_);
+    if (model_->config.moe()) comm_.all_sum(pass_->expert_counts());
     position_.step++;
     position_.global_step++;
     position_.tokens += batch.tokens;
@@ -254,7 +253,7 @@ void Run::train_step(Stage& stage) {
                  {"lr", settings.lr}};
     double norm = 0;
     const bool finite = std::isfinite(sums.sum[kStatCe]);
-    if (!batch.micro.empty() && finite)
+    if (batch.tokens > 0 && finite)
         norm = optimizer_->update(*ctx_, *model_, pass_->grads(), settings);
     sums.write(line);
     line["grad_norm"] = norm;
@@ -273,7 +272,7 @@ void Run::train_step(Stage& stage) {
             worst = std::max(worst, max_violation(count, c.experts));
             mean += max_violation(count, c.experts) / c.layers;
             dead += int(std::count(count, count + c.experts, 0));
-            if (stage.bias_rate > 0 && !batch.micro.empty())
+            if (stage.bias_rate > 0 && batch.tokens > 0)
                 moe_bias_update(*ctx_, model_->weights.block(l).router_bias,
                                 make_view(counts.data, Dtype::i32, "counts", c.experts),
                                 stage.bias_rate);

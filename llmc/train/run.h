@@ -1,4 +1,5 @@
-// A run: one folder, one recipe, one model, one loop over its stages.
+// A run: one folder, one recipe, one model, one loop over its stages. Under mpirun all ranks make
+// the same run together; the root alone writes to the folder and the terminal.
 #pragma once
 #include "llmc/train/checkpoint.h"
 #include "llmc/train/micro_batch.h"
@@ -9,10 +10,11 @@
 
 class Run {
   public:
-    explicit Run(const Recipe& recipe);
+    Run(const Recipe& recipe, Comm& comm);
     ~Run();
 
-    // Runs or resumes to the end, or to the first SIGINT or SIGTERM, which save and return.
+    // Runs or resumes to the end, or to the first SIGINT, SIGTERM or SIGUSR1 (which mpirun passes
+    // on), which save and return.
     // Returns the exit code, 0 in both cases.
     int train();
 
@@ -36,6 +38,7 @@ class Run {
     void print_table() const;
 
     const Recipe recipe_;
+    Comm& comm_;
     std::string folder_;
     int lock_ = -1;
     Tokenizer tokenizer_;
@@ -57,4 +60,4 @@ class Run {
 // that the same command finds the same run and another one does not.
 std::string run_name(const Recipe& recipe);
 
-extern volatile std::sig_atomic_t stop_requested; // set by SIGINT and SIGTERM
+extern volatile std::sig_atomic_t stop_requested; // set by SIGINT, SIGTERM and SIGUSR1

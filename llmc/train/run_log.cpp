@@ -43,9 +43,10 @@ std::string rate_text(double tok_per_s) {
 
 } // namespace
 
-RunLog::RunLog(const std::string& run, uint64_t metrics_bytes, int64_t log_every)
-    : run_(run), metrics_bytes_(metrics_bytes), log_every_(log_every),
+RunLog::RunLog(const std::string& run, uint64_t metrics_bytes, int64_t log_every, bool speaks)
+    : run_(run), metrics_bytes_(metrics_bytes), log_every_(log_every), speaks_(speaks),
       terminal_(isatty(STDOUT_FILENO)), last_(std::chrono::steady_clock::now()) {
+    if (!speaks_) return;
     metrics_fd_ = open_append(run + "/metrics.jsonl");
     log_fd_ = open_append(run + "/log.txt");
     timing_fd_ = open_append(run + "/timing.jsonl");
@@ -57,16 +58,19 @@ RunLog::RunLog(const std::string& run, uint64_t metrics_bytes, int64_t log_every
 }
 
 RunLog::~RunLog() {
+    if (!speaks_) return;
     for (int fd : {metrics_fd_, log_fd_, timing_fd_}) ::close(fd);
 }
 
 void RunLog::metrics(const Json& line) {
+    if (!speaks_) return;
     const std::string text = line.dump() + "\n";
     append(metrics_fd_, text, run_ + "/metrics.jsonl");
     metrics_bytes_ += text.size();
 }
 
 void RunLog::flush_to_disk() {
+    if (!speaks_) return;
     if (::fsync(metrics_fd_) != 0) fatal("cannot flush metrics.jsonl", "is the disk full?");
 }
 
@@ -76,6 +80,7 @@ void RunLog::end_progress() {
 }
 
 void RunLog::say(const std::string& line) {
+    if (!speaks_) return;
     end_progress();
     std::printf("%s\n", line.c_str());
     std::fflush(stdout);
@@ -84,6 +89,7 @@ void RunLog::say(const std::string& line) {
 
 void RunLog::progress(const std::string& stage, int64_t step, int64_t steps, const Json& m,
                       int64_t tokens) {
+    if (!speaks_) return;
     const auto now = std::chrono::steady_clock::now();
     const double ms = std::chrono::duration<double, std::milli>(now - last_).count();
     last_ = now;
@@ -100,10 +106,12 @@ void RunLog::progress(const std::string& stage, int64_t step, int64_t steps, con
     if (m.contains("reward"))
         line += format("  reward %.3f  length %.1f", m["reward"].get<double>(),
                        m["length"].get<double>());
-    else line += format("  loss %.4f  ppl %.3f", m["loss"].get<double>(), m["ppl"].get<double>());
-    line += format("  entropy %.4f  |g| %.3f  lr %.2e  %s  ETA %s", m["entropy"].get<double>(),
-                   m["grad_norm"].is_number() ? m["grad_norm"].get<double>() : NAN,
-                   m["lr"].get<double>(), rate_text(tok_per_s_).c_str(),
+    else line += format("  loss %.4f  ppl %.4g", m["loss"].get<double>(), m["ppl"].get<double>());
+    const bool trained = m.contains("entropy"); // else no group was kept
+    line += trained ? format("  entropy %.4f  |g| %.3f", m["entropy"].get<double>(),
+                             m["grad_norm"].is_number() ? m["grad_norm"].get<double>() : NAN)
+                    : "  nothing to learn from";
+    line += format("  lr %.2e  %s  ETA %s", m["lr"].get<double>(), rate_text(tok_per_s_).c_str(),
                    clock_text(double(steps - step) * ms_per_step_ / 1e3).c_str());
     const bool keep_line = step % log_every_ == 0 || step == steps;
     if (keep_line) append(log_fd_, line + "\n", run_ + "/log.txt");

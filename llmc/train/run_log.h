@@ -11,8 +11,9 @@
 
 class RunLog {
   public:
-    // Opens RUN/metrics.jsonl cut to `metrics_bytes` (what the checkpoint had seen).
-    RunLog(const std::string& run, uint64_t metrics_bytes, int64_t log_every);
+    // Opens RUN/metrics.jsonl cut to `metrics_bytes` (what the checkpoint had seen). One that does
+    // not speak (ranks other than the root) neither opens nor prints anything.
+    RunLog(const std::string& run, uint64_t metrics_bytes, int64_t log_every, bool speaks);
     ~RunLog();
     RunLog(const RunLog&) = delete;
 
@@ -31,7 +32,7 @@ class RunLog {
     int metrics_fd_ = -1, log_fd_ = -1, timing_fd_ = -1;
     uint64_t metrics_bytes_;
     int64_t log_every_;
-    bool terminal_, line_open_ = false;
+    bool speaks_, terminal_, line_open_ = false;
     std::string stage_;
     std::chrono::steady_clock::time_point last_;
     double ms_per_step_ = 0, tok_per_s_ = 0; // smoothed

@@ -9,11 +9,12 @@
 
 #include <algorithm>
 
-Stage::Stage(const Recipe& recipe, const std::string& stage_name, const ModelConfig& config)
+Stage::Stage(const Recipe& recipe, const Comm& comm, const std::string& stage_name,
+             const ModelConfig& config)
     : name(stage_name), loss(recipe_loss(recipe, stage_name, config.vocab)),
       steps(recipe.integer(stage_name, "steps")), bias_rate(recipe.real(stage_name, "bias_rate")),
       rope_base(recipe.real(stage_name, "rope_base")),
-      bad_steps(recipe.integer(stage_name, "bad_steps")), recipe_(recipe) {}
+      bad_steps(recipe.integer(stage_name, "bad_steps")), recipe_(recipe), comm_(comm) {}
 
 OptimizerSettings Stage::optimizer(int64_t step) const {
     const int64_t decay = std::min(recipe_.integer(name, "decay"), steps);
@@ -34,9 +35,9 @@ StreamOptions stream_options(const Recipe& recipe, const std::string& stage, Spl
             recipe.real("", "val_fraction")};
 }
 
-TextStage::TextStage(const Recipe& recipe, const std::string& stage, const ModelConfig& config,
-                     const Tokenizer& tokenizer)
-    : Stage(recipe, stage, config),
+TextStage::TextStage(const Recipe& recipe, const Comm& comm, const std::string& stage,
+                     const ModelConfig& config, const Tokenizer& tokenizer)
+    : Stage(recipe, comm, stage, config),
       stream_(recipe.text(stage, "data"), stream_options(recipe, stage, Split::train), tokenizer),
       batch_rows_(recipe.integer(stage, "batch")), context_(recipe.integer(stage, "context")) {
     micro_rows_ = std::clamp<int64_t>(recipe.integer("", "pass_rows") / context_, 1, batch_rows_);
@@ -46,19 +47,19 @@ TextStage::TextStage(const Recipe& recipe, const std::string& stage, const Model
 }
 
 void TextStage::next_batch(int64_t, StageBatch& batch) {
-    batch.tokens = 0;
+    batch = StageBatch{};
     batch.work = batch_rows_ * context_;
-    const int64_t count = (batch_rows_ + micro_rows_ - 1) / micro_rows_;
-    batch.micro.resize(count);
+    const int64_t units = (batch_rows_ + micro_rows_ - 1) / micro_rows_;
+    const bool whole_units = units % comm_.size() == 0;
     PackedRows rows;
-    for (int64_t i = 0; i < count; i++) {
+    for (int64_t i = 0; i < units; i++) {
         stream_.next_rows(std::min(micro_rows_, batch_rows_ - i * micro_rows_), rows);
-        MicroBatch& m = batch.micro[i];
-        m.tokens = rows.tokens;
-        m.targets = rows.targets;
-        m.positions = rows.positions;
-        m.doc_start = rows.doc_start;
-        for (int32_t target : m.targets) batch.tokens += target != kIgnoredTarget;
+        for (int32_t target : rows.targets) batch.tokens += target != kIgnoredTarget;
+        if (whole_units && i % comm_.size() != comm_.rank()) continue;
+        MicroBatch unit{rows.tokens, rows.targets, rows.positions, rows.doc_start, {}, {}};
+        const int parts = whole_units ? 1 : comm_.size(), part = whole_units ? 0 : comm_.rank();
+        for (MicroBatch& m : cut_rows(unit, part, parts, int64_t(unit.tokens.size())))
+            batch.micro.push_back(std::move(m));
     }
     for (MicroBatch& m : batch.micro) m.scale.assign(m.tokens.size(), 1.0 / double(batch.tokens));
 }

@@ -2,25 +2,13 @@
 #pragma once
 #include "llmc/core/recipe.h"
 #include "llmc/data/stream.h"
-#include "llmc/model/train_pass.h"
+#include "llmc/train/micro_batch.h"
 #include "llmc/train/optimizer.h"
 
 #include <memory>
 
-// Rows are padded to a multiple of 256, so that few GEMM shapes are prepared.
-constexpr int64_t kRowMultiple = 256;
-inline int64_t padded_pass_rows(int64_t rows) {
-    return (rows + kRowMultiple - 1) / kRowMultiple * kRowMultiple;
-}
-
-// Rows of one forward and backward. Vectors of N; old_logp is empty outside RL.
-struct MicroBatch {
-    std::vector<int32_t> tokens, targets, positions, doc_start;
-    std::vector<double> scale, old_logp;
-};
-
 struct StageBatch {
-    std::vector<MicroBatch> micro;
+    std::vector<MicroBatch> micro; // this rank's share; the rest is of the whole batch
     int64_t tokens = 0;            // rows with a target
     int64_t work = 0;              // tokens processed, rollouts included: what tok/s counts
     Json metrics = Json::object(); // the stage's own entries of the metrics line
@@ -28,7 +16,8 @@ struct StageBatch {
 
 class Stage {
   public:
-    Stage(const Recipe& recipe, const std::string& name, const ModelConfig& config);
+    Stage(const Recipe& recipe, const Comm& comm, const std::string& name,
+          const ModelConfig& config);
     virtual ~Stage() = default;
 
     // The batch of optimizer step `step` (0-based within the stage).
@@ -47,13 +36,16 @@ class Stage {
 
   protected:
     const Recipe& recipe_;
+    const Comm& comm_;
 };
 
-// Pre-training and mid-training: packed text, every target weighs 1 / (targets of the step).
+// Pre-training and mid-training: packed text, every target weighs 1 / (targets of the step). Every
+// rank packs the whole batch, in units of pass_rows whatever the number of ranks, and keeps its
+// share: what is learnt does not depend on the ranks.
 class TextStage : public Stage {
   public:
-    TextStage(const Recipe& recipe, const std::string& name, const ModelConfig& config,
-              const Tokenizer& tokenizer);
+    TextStage(const Recipe& recipe, const Comm& comm, const std::string& name,
+              const ModelConfig& config, const Tokenizer& tokenizer);
     void next_batch(int64_t step, StageBatch& batch) override;
     Json state() const override { return stream_.state(); }
     void restore(const Json& state) override { stream_.restore(state); }

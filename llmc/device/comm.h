@@ -1,0 +1,57 @@
+// The ranks of a job and what they exchange. One interface for MPI and for a single process; sums
+// are taken in rank order, so that a repeated job gets the same bits.
+#pragma once
+#include "llmc/core/view.h"
+
+#include <functional>
+#include <string>
+#include <vector>
+
+class Comm {
+  public:
+    // Joins the job where the process was started by mpirun or srun, else is a job of one rank.
+    // One Comm per process; made before any thread.
+    Comm();
+    ~Comm();
+    Comm(const Comm&) = delete;
+
+    int rank() const { return rank_; }
+    int size() const { return size_; }
+    int local_size() const { return local_size_; } // ranks on this machine
+    bool root() const { return rank_ == 0; }
+
+    // values (n) i32 or f64: replaced by their sum over ranks, the same bits on every rank.
+    void all_sum(View values);
+    double all_max(double value); // NaN if any is
+    bool any(bool value) { return all_max(value) > 0; }
+    void barrier();
+
+    // flat (n) f32 or f64 is owned in parts: rank r owns elements shard(n, r), 64-byte aligned.
+    struct Range {
+        int64_t begin, end;
+    };
+    static Range shard(int64_t n, int rank, int size);
+    Range shard(int64_t n) const { return shard(n, rank_, size_); }
+    // Own part: replaced by the sum over ranks; the other parts are left undefined.
+    void reduce_scatter(View flat);
+    // What reduce_scatter keeps for its exchange: bytes of a rank.
+    static int64_t exchange_bytes(int64_t n, Dtype dtype, int size);
+    // Every part: replaced by its owner's.
+    void all_gather(View flat);
+
+    // Any bytes: of every rank, in rank order; of the root.
+    std::vector<std::string> gather(const std::string& bytes);
+    std::string broadcast(const std::string& bytes);
+
+    // Runs `body` and returns its exit code. An error in it ends every rank of the job, with one
+    // message: ranks other than the root wait a moment first, and where all fail alike the root's
+    // message was the last thing they did.
+    int run(const std::function<int()>& body);
+
+  private:
+    void end_job(int code);
+
+    int rank_ = 0, size_ = 1, local_size_ = 1;
+    bool joined_ = false;
+    std::string buffer_; // of reduce_scatter, kept between calls
+};

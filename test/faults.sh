@@ -1,0 +1,88 @@
+#!/bin/sh
+# Bad input gives one message and an exit code; a full disk, a second run in the folder or a vanished data file
+# damage nothing. Ends with "N passed, M failed".
+cd "$(dirname "$0")/.."
+. test/short_runs.sh
+
+# expect CODE PATTERN DESCRIPTION COMMAND...: it exits with CODE, one "error:" and one "hint:" line, and PATTERN
+expect() {
+    code=$1
+    pattern=$2
+    what=$3
+    shift 3
+    "$@" >"$work/out" 2>&1
+    got=$?
+    if [ $got -eq "$code" ] && grep -q -- "$pattern" "$work/out" &&
+        [ "$(grep -c '^error: ' "$work/out")" -eq 1 ] && [ "$(grep -c '^hint: ' "$work/out")" -eq 1 ]; then
+        passed=$((passed + 1))
+        echo "ok      $what"
+    else
+        failed=$((failed + 1))
+        echo "FAILED  $what: exit $got, expected $code and \"$pattern\""
+        tail -5 "$work/out"
+    fi
+}
+train() { ./train -runs "$work" -name bad -eval_problems= -val_data embedded:sentences -val_rows 2 "$@"; }
+text_of() { train -stages pretrain -pretrain.steps 3 -pretrain.data "$1"; }
+
+expect 2 'unknown flag -lrr' "unknown key" train -lrr 1
+expect 2 'did you mean lr' "its hint names the nearest" train -lrr 1
+expect 2 'outside \[0, 10\]' "key out of range" train -lr 20
+expect 2 'expected an integer' "word for a number" train -batch many
+expect 2 'unknown preset' "unknown model" train -model huge
+expect 2 'unknown stage' "unknown stage" train -stages pretrain,sft
+expect 2 'beta' "beta outside its range" train -beta -1
+expect 1 'cannot\|no such\|No such' "missing recipe" train -recipe "$work/none.ini"
+expect 1 'no file or folder' "missing data" text_of "$work/none.txt"
+: >"$work/empty.txt"
+expect 1 'empty.txt' "empty data" text_of "$work/empty.txt"
+printf '{"text": "good"}\n{"text": bad}\n' >"$work/broken.jsonl"
+expect 1 'broken.jsonl:2' "JSONL that is none, with its line" text_of "$work/broken.jsonl"
+head -c 4000 ./train >"$work/binary.jsonl"
+expect 1 'binary.jsonl:1' "binary JSONL" text_of "$work/binary.jsonl"
+head -c 4000 ./train >"$work/binary.shard"
+expect 1 'binary.shard' "a shard that is none" text_of "$work/binary.shard"
+printf '{"question": "no answer"}\n' >"$work/open.jsonl"
+expect 1 'open.jsonl:1' "RL problem without an answer" train -stages rl -rl.steps 1 -rl.data "$work/open.jsonl"
+expect 2 'neither steps nor tokens' "a stage of no length" train -stages pretrain -pretrain.steps 0
+expect 1 'non-finite' "divergence stops after N bad steps" train -stages pretrain -init_std 10 -lr 10 \
+    -weight_decay 10 -clip 0 -pretrain.warmup 0 -pretrain.steps 200 -bad_steps 3 -pretrain.batch 2
+rm -rf "$work/bad"
+expect 1 'needs .* a rank' "a model that does not fit" train -model 10B-A0.5B -pretrain.data embedded:sentences
+check "and nothing was made of it" test ! -e "$work/bad"
+expect 2 'no command' "rollout without a command" ./rollout
+expect 1 'config.json' "rollout without a checkpoint" ./rollout generate -model "$work/none" -prompt x
+
+run whole tiny
+expect 1 'made by another recipe' "the folder of another recipe" run_again whole tiny -seed 4
+run twice tiny &
+shell=$!
+while [ "$(lines twice pretrain)" -lt 2 ] && kill -0 $shell 2>/dev/null; do sleep 0.02; done
+expect 1 'another process is running' "a second run in one folder" run_again twice tiny
+wait $shell
+check "which the first survives" cmp "$work/whole/metrics.jsonl" "$work/twice/metrics.jsonl"
+
+# A file-size limit stands for a full disk: metrics fit, checkpoints (1.9 MB) stop fitting.
+run disk tiny -stop_after 30
+kept=$(ls "$work/disk/ckpt" | tail -1)
+(ulimit -f 1000 && run disk tiny)
+check "a full disk: exit code" [ $? -eq 1 ]
+check "a full disk: a message" grep -q "error: cannot write" "$work/disk.log"
+check "a full disk: the last good checkpoint stays" test -f "$work/disk/ckpt/$kept/state.json"
+run disk tiny
+check "a full disk: with space again the run ends as if nothing was" \
+    cmp "$work/whole/metrics.jsonl" "$work/disk/metrics.jsonl"
+
+cp "$work/text.jsonl" "$work/kept.jsonl"
+run gone tiny &
+shell=$!
+while [ "$(lines gone pretrain)" -lt 5 ] && kill -0 $shell 2>/dev/null; do sleep 0.02; done
+rm "$work/text.jsonl"
+wait $shell
+check "a data file removed mid-run: the next stage misses it" \
+    grep -q "error: .*text.jsonl" "$work/gone.log"
+cp "$work/kept.jsonl" "$work/text.jsonl"
+run gone tiny
+check "with the file back the run ends as if nothing was" \
+    cmp "$work/whole/metrics.jsonl" "$work/gone/metrics.jsonl"
+finish

@@ -1,0 +1,51 @@
+#!/bin/sh
+# The same recipe on 1, 2 and 4 ranks: losses agree, a repeated job is bit-identical, a killed one resumes bit for
+# bit and at another number of ranks, and an error ends the job with one message. Ends with "N passed, M failed".
+cd "$(dirname "$0")/.."
+. test/short_runs.sh
+
+if ! command -v mpirun >/dev/null 2>&1; then
+    echo "mpirun is not installed: scripts/setup.sh installs it"
+    exit 1
+fi
+# Open MPI asks for both as root, and for the third where ranks exceed cores.
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
+export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_btl_vader_single_copy_mechanism=none OMP_NUM_THREADS=1
+
+# The recipe's losses are compared while rounding has had no time to grow.
+steps="-threads 1 -lr 1e-3 -rl.lr 1e-4 -warmup 10 -pretrain.steps 50 -midtrain.steps 10 -rl.steps 2"
+for model in tiny tiny-moe; do
+    run "$model-1" $model $steps
+    for ranks in 2 4; do
+        LAUNCH="mpirun -np $ranks" run "$model-$ranks" $model $steps
+        check "$model: $ranks ranks have the losses of one" losses_agree "$model-1" "$model-$ranks"
+    done
+    LAUNCH="mpirun -np 2" run "$model-again" $model $steps
+    check "$model: 2 ranks again: the same metrics" \
+        cmp "$work/$model-2/metrics.jsonl" "$work/$model-again/metrics.jsonl"
+    check "$model: 2 ranks again: the same weights" \
+        cmp "$work/$model-2/ckpt/step_00000062/model.safetensors" \
+        "$work/$model-again/ckpt/step_00000062/model.safetensors"
+    check "$model: each rank saves its own moments" test \
+        -s "$work/$model-2/ckpt/step_00000062/optimizer.rank1.safetensors"
+
+    LAUNCH="mpirun -np 2" run "$model-killed" $model $steps &
+    shell=$!
+    while [ "$(lines "$model-killed" pretrain)" -lt 25 ] && kill -0 $shell 2>/dev/null; do sleep 0.02; done
+    pkill -9 -f -- "^./train .*-name $model-killed -model"
+    wait $shell 2>/dev/null
+    check "$model: killed ranks end the job with an error" [ $? -ne 0 ]
+    cp -r "$work/$model-killed" "$work/$model-moved"
+    LAUNCH="mpirun -np 2" run "$model-killed" $model $steps
+    check "$model: killed on 2 ranks, resumed on 2: the same metrics" \
+        cmp "$work/$model-2/metrics.jsonl" "$work/$model-killed/metrics.jsonl"
+    LAUNCH="mpirun -np 4" run "$model-moved" $model $steps
+    check "$model: killed on 2 ranks, resumed on 4: the same losses" losses_agree "$model-1" "$model-moved"
+    grep -q "resumed at" "$work/$model-moved.log"
+    check "$model: it did resume" [ $? -eq 0 ]
+done
+
+LAUNCH="mpirun -np 2" run bad tiny -data "$work/absent.jsonl"
+check "an error ends all ranks with a code" [ $? -ne 0 ]
+check "and with one message" [ "$(grep -c 'error: ' "$work/bad.log")" -eq 1 ]
+finish
