@@ -292,6 +292,7 @@ Form read_side(Tokens tokens) {
 Form read_link(Tokens left, const std::string& op, Tokens right) {
     if (op == ">" || op == "\\ge") return read_link(right, op == ">" ? "<" : "\\le", left);
     Form link = container(FormKind::link, op, {read_side(left), read_side(right)});
+    link.text = text_of(left) + op + text_of(right);
     if (link.parts[0].quantity && link.parts[1].quantity)
         if (std::optional<Expression> difference = parse_difference(left, right))
             link.quantity = std::make_shared<Quantity>(std::move(*difference));
