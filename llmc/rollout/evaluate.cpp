@@ -84,6 +84,14 @@ Json answer_json(const Problem& problem, const Answer& a) {
     return line;
 }
 
+// What an answer votes for; right answers and no others vote for the gold one.
+static std::optional<std::string> vote_name(const Answer& answer, const std::string& gold) {
+    if (answer.right) return gold;
+    if (!answer.extracted) return std::nullopt;
+    const std::string name = canonical_answer(*answer.extracted);
+    return name == gold ? name + " (wrong)" : name;
+}
+
 EvalResult summarize_answers(const std::vector<Problem>& problems,
                              const std::vector<Answer>& answers, int n) {
     EvalResult r{};
@@ -92,12 +100,12 @@ EvalResult summarize_answers(const std::vector<Problem>& problems,
     for (int k = 1; k <= n; k *= 2) r.pass.push_back({k, 0.0});
     int64_t tokens = 0;
     for (size_t p = 0; p < problems.size(); p++) {
+        const std::string gold = canonical_answer(problems[p].answer);
         std::vector<std::optional<std::string>> names;
         int right = 0;
         for (int g = 0; g < n; g++) {
             const Answer& a = answers[p * n + g];
-            names.push_back(a.extracted ? std::optional(canonical_answer(*a.extracted))
-                                        : std::nullopt);
+            names.push_back(vote_name(a, gold));
             right += a.right;
             r.answered += a.extracted.has_value();
             r.finished += a.completion.finish == Finish::stop;
@@ -105,7 +113,7 @@ EvalResult summarize_answers(const std::vector<Problem>& problems,
             for (float h : a.completion.entropy) r.entropy += double(h);
         }
         r.avg += double(right) / n;
-        r.cons += cons_at_n(names, canonical_answer(problems[p].answer));
+        r.cons += cons_at_n(names, gold);
         for (auto& [k, value] : r.pass) value += pass_at_k(n, right, k);
     }
     const double P = double(problems.size()), all = P * n;

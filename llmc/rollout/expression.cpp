@@ -8,6 +8,7 @@
 #include "llmc/rollout/expression.h"
 
 #include "llmc/rollout/latex.h"
+#include "llmc/rollout/lexer.h"
 
 #include <algorithm>
 #include <set>
@@ -117,7 +118,7 @@ class Parser {
     Expression& nodes_;
     Tokens tokens_;
     size_t at_ = 0, limbs_ = 0;
-    int depth_ = 0, bars_ = 0, degrees_ = 0;
+    int depth_ = 0, bars_ = 0;
 };
 
 int Parser::make(Op op, std::vector<int> children, const std::string& name) {
@@ -219,9 +220,7 @@ int Parser::factor() {
         } else if (take("!")) {
             if (peek("!")) return kNone;
             value = make(Op::factorial, {value}, "");
-        } else if (take("deg")) {
-            degrees_++;
-        } else {
+        } else if (!take("deg")) {
             break;
         }
     }
@@ -427,14 +426,9 @@ int Parser::function(const std::string& name) {
             if ((raised = exponent()) == kNone) return kNone;
         }
     }
-    const int degrees = degrees_;
     int value = function_argument();
     const bool trigonometric =
         std::string("sin cos tan cot sec csc").find(name) != std::string::npos;
-    if (trigonometric && degrees_ > degrees) { // sin 30^\circ
-        const int half_turn = make_number(whole(180)), pi = make(Op::pi, {}, "");
-        value = make(Op::multiply, {value, make(Op::divide, {pi, half_turn}, "")}, "");
-    }
     const bool inverse = raised != kNone && trigonometric && nodes_[raised].op == Op::negate &&
                          nodes_[nodes_[raised].children[0]].number &&
                          same_value(*nodes_[nodes_[raised].children[0]].number, whole(1));

@@ -197,6 +197,12 @@ bool in_base(Tokens tokens) {
 std::optional<Form> read_group(Tokens tokens) {
     if (enclosed(tokens, "\\{", "\\}")) {
         if (tokens.size() == 2) return text_form(tokens);
+        const Tokens content = inside(tokens); // {x | x > 2}
+        const auto builder =
+            split_top(content, [&](size_t i) { return content[i].is("|") || content[i].is(":"); });
+        if (builder.size() == 2)
+            return container(FormKind::ordered, "{|}",
+                             {read_list(builder[0]), read_list(builder[1])});
         Form list = read_list(inside(tokens));
         if (list.kind != FormKind::list) list = container(FormKind::list, "", {list});
         return list;
@@ -286,6 +292,7 @@ Form read_side(Tokens tokens) {
 Form read_link(Tokens left, const std::string& op, Tokens right) {
     if (op == ">" || op == "\\ge") return read_link(right, op == ">" ? "<" : "\\le", left);
     Form link = container(FormKind::link, op, {read_side(left), read_side(right)});
+    link.text = text_of(left) + op + text_of(right);
     if (link.parts[0].quantity && link.parts[1].quantity)
         if (std::optional<Expression> difference = parse_difference(left, right))
             link.quantity = std::make_shared<Quantity>(std::move(*difference));

@@ -22,7 +22,7 @@ struct Form {
     std::string label;
     std::vector<Form> parts;
     std::shared_ptr<Quantity> quantity; // quantity, link if both sides are expressions
-    std::string text;                   // text, quantity: what it was read from
+    std::string text;                   // text, quantity, link: what it was read from
     bool words = false;                 // text, quantity: compared without case
 };
 

@@ -5,6 +5,7 @@
 #include "llmc/core/error.h"
 #include "llmc/core/recipe.h"
 #include "llmc/rollout/form.h"
+#include "llmc/rollout/lexer.h"
 
 #include <algorithm>
 
@@ -103,42 +104,55 @@ bool Comparison::same_answer(const Form& gold, const Form& answer) {
 // ------------------------------------------------------------------------------------------------
 // names and reasons
 
-std::string sample_text(const Sample& sample) {
+std::string sample_text(const Sample& sample, int sign) {
     if (!sample.finite()) return "?";
     const auto digits = [&](long double part) {
-        return format("%.8Lg", std::abs(part) <= sample.error ? 0.0L : part);
+        return format("%.8Lg", std::abs(part) <= sample.error ? 0.0L : sign * part);
     };
     const std::string real = digits(sample.value.real()), imaginary = digits(sample.value.imag());
     return imaginary == "0" ? real : real + "+" + imaginary + "i";
 }
 
-std::string quantity_name(const Quantity& quantity, const std::string& text) {
-    if (quantity.exact()) return quantity.exact()->text();
-    if (quantity.letters().empty())
-        return quantity.rational() || !quantity.samples(Grid::complex)[0].finite()
-                   ? text
-                   : sample_text(quantity.samples(Grid::complex)[0]);
+// either_sign: a difference that an equation sets to zero; its first value is made positive.
+std::string quantity_name(const Form& form, bool either_sign) {
+    const Quantity& quantity = *form.quantity;
+    if (quantity.exact()) {
+        Rational value = *quantity.exact();
+        value.negative = value.negative && !either_sign;
+        return value.text();
+    }
+    const Grid grid = quantity.imaginary() || quantity.letters().empty() ? Grid::complex
+                      : quantity.integral()                              ? Grid::integer
+                                                                         : Grid::real;
+    const std::vector<Sample>& samples = quantity.samples(grid);
+    const auto first = std::find_if(samples.begin(), samples.end(),
+                                    [](const Sample& sample) { return sample.finite(); });
+    if (first == samples.end() || (quantity.letters().empty() && quantity.rational()))
+        return form.text;
+    const int sign = either_sign && first->value.real() < 0 ? -1 : 1;
     std::string out;
     for (const std::string& letter : quantity.letters()) out += letter + " ";
-    const Grid grid = quantity.imaginary()  ? Grid::complex
-                      : quantity.integral() ? Grid::integer
-                                            : Grid::real;
-    for (const Sample& sample : quantity.samples(grid)) out += " " + sample_text(sample);
+    for (const Sample& sample : samples)
+        out += (out.empty() ? "" : " ") + sample_text(sample, sign);
     return out;
 }
 
 std::string form_name(const Form& form) {
-    if (form.kind == FormKind::quantity) return quantity_name(*form.quantity, form.text);
-    if (form.kind == FormKind::text) return form.words ? lower_case(form.text) : form.text;
+    if (is_leaf(form) && form.words) return lower_case(form.text);
+    if (form.kind == FormKind::quantity) return quantity_name(form, false);
+    if (form.kind == FormKind::text) return form.text;
+    const bool swaps = form.kind == FormKind::link && symmetric(form.label);
+    if (form.kind == FormKind::link && form.quantity)
+        return form.label + ":" + quantity_name(form, swaps);
     std::vector<std::string> names;
     for (const Form& part : form.parts) names.push_back(form_name(part));
     if (form.kind == FormKind::named) names.resize(1);
-    if (form.kind == FormKind::list || form.kind == FormKind::combined ||
-        form.kind == FormKind::relation || (form.kind == FormKind::link && symmetric(form.label)))
+    const bool list = form.kind == FormKind::list;
+    if (list || swaps || form.kind == FormKind::combined || form.kind == FormKind::relation)
         std::sort(names.begin(), names.end());
-    std::string out = form.kind == FormKind::list ? "" : form.label + ":";
+    std::string out = list ? "" : form.label + ":";
     for (size_t i = 0; i < names.size(); i++) out += (i ? "; " : "") + names[i];
-    return form.kind == FormKind::list ? out : "(" + out + ")";
+    return list ? out : "(" + out + ")";
 }
 
 const char* kind_name(const Form& form) {

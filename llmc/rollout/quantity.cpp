@@ -176,7 +176,8 @@ long double hashed(const std::string& name, int point, int purpose) {
 // farther out, for |x - 3|.
 Sample letter(const std::string& name, int point, Grid grid) {
     const bool negative = point == 1 || (point > 1 && hashed(name, point, 0) < 0.5L);
-    const bool counts = name.size() == 1 && std::string("jklmnNKM").find(name) != std::string::npos;
+    const bool counts =
+        point % 2 || (name.size() == 1 && std::string("jklmnNKM").find(name) != std::string::npos);
     const long double u = hashed(name, point, 1);
     const long double scale = point < kPoints - 4 ? 1 : point < kPoints - 2 ? 12 : 300;
     const long double magnitude = grid == Grid::integer && counts

@@ -11,9 +11,9 @@ struct Sample {
     bool finite() const;
 };
 
-// Where letters take their values from: positive and negative numbers, integers for the letters
-// that usually are integers (k, n, ...), and numbers again with roots and logarithms of negative
-// numbers complex instead of undefined.
+// Where letters take their values from: positive and negative numbers; integers, for the letters
+// that usually are integers (k, n, ...) at every point, for the others at every second; and numbers
+// again, with roots and logarithms of negative numbers complex instead of undefined.
 enum class Grid { real, integer, complex };
 constexpr int kGrids = 3, kPoints = 10;
 

@@ -1,7 +1,5 @@
-// An answer as tokens: what LaTeX dress it wears falls off here, what is left is shared by the
-// readers of containers (form.cpp) and of expressions (expression.cpp).
+// An answer as tokens: made by lexer.cpp, read by form.cpp (containers) and expression.cpp.
 #pragma once
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -28,14 +26,6 @@ struct Token {
     bool is_command(const char* name) const { return kind == TokenKind::command && text == name; }
 };
 using Tokens = std::span<const Token>;
-
-constexpr size_t kLongestAnswer = 4000; // bytes; what is longer is only compared as text
-constexpr int kDeepest = 30;            // nested groups
-
-// Dollars, spacing, \left and \right, percent signs, units behind a value, "{,}" and the like
-// between digits are gone. Nothing if braces are not balanced, groups nest deeper than kDeepest or
-// the text is longer than kLongestAnswer.
-std::optional<std::vector<Token>> tokenize(const std::string& text);
 
 // The tokens as text without blanks: equal texts are equal answers.
 std::string text_of(Tokens tokens);
