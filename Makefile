@@ -2,7 +2,7 @@
 #   make train rollout   the programs              make test     unit tests (the slow ones: test-all)
 #   make golden bench    the tools                 make lint     layers, sizes, format
 #   make asan            unit tests, sanitized     make op OP=loss   tests and benchmark of one op
-#   make clean
+#   make cuda-check      kernels through nvcc      make clean
 # Settings: BUILD=dir, CXX, OPT=-O3, MARCH=native, ONEDNN=0 (our own GEMM instead of oneDNN), MPI=0
 BUILD ?= build
 CXX ?= g++
@@ -14,10 +14,11 @@ ifeq ($(MAKELEVEL),0) # a -jN on the command line wins
 MAKEFLAGS += -j$(shell nproc)
 endif
 
-# -Wno-restrict: g++ 12 warns about its own std::string (PR 105651).
+# -Wno-restrict: g++ 12 warns about its own std::string (PR 105651). -Wno-unknown-pragmas: the
+# kernels' `#pragma unroll` is nvcc's.
 ALL_CXXFLAGS = -std=gnu++20 $(OPT) -g -march=$(MARCH) -ffp-contract=fast -fno-math-errno -fopenmp \
-  -Wall -Wextra -Werror -Wno-psabi -Wno-restrict -I. -I$(BUILD) $(DEFINES) $(MPI_FLAGS) $(CXXFLAGS)
-LDLIBS = $(LIBS) -lxxhash -fopenmp
+  -Wall -Wextra -Werror -Wno-psabi -Wno-restrict -Wno-unknown-pragmas -I. -I$(BUILD) $(DEFINES) $(MPI_FLAGS) $(CXXFLAGS)
+LDLIBS = $(LIBS) -lxxhash -lpcre2-8 -lutf8proc -fopenmp
 
 has_header = $(shell $(CXX) -E -x c++ -include $(1) /dev/null >/dev/null 2>&1 && echo 1)
 ifneq ($(MAKECMDGOALS),clean)
@@ -37,12 +38,13 @@ MPI_FLAGS := $(shell mpicc --showme:compile 2>/dev/null || mpicc -compile-info |
 LIBS += $(shell mpicc --showme:link 2>/dev/null || mpicc -link-info | cut -d' ' -f2-)
 endif
 
-objects = $(patsubst %.cpp,$(BUILD)/%.o,$(1))
+objects = $(patsubst %.cpp,$(BUILD)/%.o,$(patsubst %.cu,$(BUILD)/%.cu.o,$(1)))
 LIBRARY := $(BUILD)/libprior.a
-LIB_OBJECTS := $(call objects,$(wildcard llmc/*/*.cpp))
+KERNELS := $(wildcard llmc/ops/*.cu)
+LIB_OBJECTS := $(call objects,$(wildcard llmc/*/*.cpp llmc/device/simt/*.cpp) $(KERNELS))
 CASE_OBJECTS := $(call objects,$(wildcard test/cases/*.cpp) test/op_case.cpp)
 GOLDEN_OBJECTS := $(call objects,$(wildcard test/golden_*.cpp))
-TEST_OBJECTS := $(call objects,$(filter-out test/golden_main.cpp,$(wildcard test/*.cpp test/cases/*.cpp)))
+TEST_OBJECTS := $(call objects,$(filter-out test/golden_main.cpp,$(wildcard test/*.cpp test/*.cu test/cases/*.cpp)))
 
 all: found train rollout
 
@@ -50,10 +52,10 @@ found:
 	@echo "compiler  $(CXX) $(shell $(CXX) -dumpfullversion), $(OPT) -march=$(MARCH)"
 	@echo "oneDNN    $(if $(filter 1,$(ONEDNN)),found: GEMM through its matmul,not found: GEMM by our tile kernel)"
 	@echo "MPI       $(if $(filter 1,$(MPI)),found: mpirun trains data parallel,not found: one process)"
-	@echo "CUDA      $(if $(shell command -v nvcc),nvcc found; ,)the programs run on the CPU"
+	@echo "CUDA      $(if $(shell command -v nvcc),nvcc found: make cuda-check; ,)the programs run on the CPU"
 	@echo "building  ./train ./rollout"
 
-train rollout: %: $(BUILD)/%_gpt.o $(LIBRARY)
+train rollout: %: $(BUILD)/%_gpt.cu.o $(LIBRARY)
 	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
 
 golden: $(GOLDEN_OBJECTS) $(LIBRARY)
@@ -62,7 +64,20 @@ golden: $(GOLDEN_OBJECTS) $(LIBRARY)
 bench: $(BUILD)/dev/bench/bench.o $(CASE_OBJECTS) $(LIBRARY)
 	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
 
+$(BUILD)/bench_rollout $(BUILD)/bench_tokenize: $(BUILD)/bench_%: $(BUILD)/dev/bench/%.o $(LIBRARY)
+	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
+
 $(BUILD)/tests: $(TEST_OBJECTS) $(LIBRARY)
+	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(if $(CATCH2_V3),-lCatch2) $(LDLIBS)
+
+# Kernels whose loads and stores report to the SIMT runtime's tracer. -O1: vectorised code would
+# count other accesses than the source has.
+TRACED := $(patsubst %,$(BUILD)/traced/%.o,$(KERNELS) $(wildcard test/traced/*.cu))
+$(BUILD)/traced/%.o: %
+	@mkdir -p $(dir $@)
+	$(CXX) $(ALL_CXXFLAGS) -O1 -fsanitize=thread -x c++ -MMD -MP -c $< -o $@
+
+$(BUILD)/traced_tests: $(TRACED) $(call objects,$(wildcard test/traced/*.cpp) test/main.cpp) $(CASE_OBJECTS) $(LIBRARY)
 	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(if $(CATCH2_V3),-lCatch2) $(LDLIBS)
 
 $(LIBRARY): $(LIB_OBJECTS)
@@ -72,7 +87,7 @@ $(BUILD)/%.o: %.cpp
 	@mkdir -p $(dir $@)
 	$(CXX) $(ALL_CXXFLAGS) -MMD -MP -c $< -o $@
 
-$(BUILD)/%.o: %.cu
+$(BUILD)/%.cu.o: %.cu
 	@mkdir -p $(dir $@)
 	$(CXX) $(ALL_CXXFLAGS) -x c++ -MMD -MP -c $< -o $@
 
@@ -82,21 +97,45 @@ $(BUILD)/embedded_recipe.inc: scripts/recipes/embedded.ini
 	@{ printf 'R"recipe('; cat $<; printf ')recipe"\n'; } > $@
 $(BUILD)/llmc/train/keys.o: $(BUILD)/embedded_recipe.inc
 
-test: $(BUILD)/tests
+test: $(BUILD)/tests $(BUILD)/traced_tests
 	$(BUILD)/tests '~[slow]'
+	$(BUILD)/traced_tests
 
 test-all: $(BUILD)/tests
 	$(BUILD)/tests
 
 # -Wno-maybe-uninitialized: g++ 12 warns about its own <regex> under these flags.
+# asan-use-after-return=0: g++ 13 misaligns 64-byte vectors on the fake stack (PR 110027).
 asan:
 	@$(MAKE) BUILD=build-asan OPT=-O1 \
-	  CXXFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -Wno-maybe-uninitialized" build-asan/tests
+	  CXXFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -Wno-maybe-uninitialized \
+  --param asan-use-after-return=0" build-asan/tests
 
 # One op's path: equation, contract, reference, fast CPU, cases; then its tests and its benchmark.
 op: $(BUILD)/tests bench
 	@ls doc/equations.md llmc/ops/$(OP)*.* $(wildcard test/cases/$(OP)*.cpp test/test_$(OP)*.cpp)
 	$(BUILD)/tests '[op]' && ./bench $(OP)
+
+# The kernels through nvcc: no warning, no spilled register. What ptxas says of each (registers,
+# shared memory) stays beside the object.
+NVCC := $(shell command -v nvcc)
+CUDA_ARCHS = 80 90
+NVCCFLAGS = -std=c++20 -O3 -I. -Xcompiler -Wall,-Wextra,-Werror,-Wno-unknown-pragmas \
+  --Werror all-warnings -Xptxas -v,--warn-on-spills,--warning-as-error
+define CUDA_RULE
+$(BUILD)/cuda/sm_$(1)/%.o: %.cu
+	@mkdir -p $$(dir $$@)
+	@$(NVCC) -arch=sm_$(1) $(NVCCFLAGS) -MMD -MP -c $$< -o $$@ >$$(@:.o=.txt) 2>&1 || \
+	  { cat $$(@:.o=.txt); rm -f $$@; exit 1; }
+endef
+$(foreach arch,$(CUDA_ARCHS),$(eval $(call CUDA_RULE,$(arch))))
+ifneq ($(NVCC),)
+cuda-check: $(foreach arch,$(CUDA_ARCHS),$(KERNELS:%.cu=$(BUILD)/cuda/sm_$(arch)/%.o))
+	@echo "cuda-check: $(notdir $(KERNELS)) for $(addprefix sm_,$(CUDA_ARCHS)): no warnings, no spills"
+else
+cuda-check:
+	@echo "cuda-check: skipped, no nvcc"
+endif
 
 lint:
 	@python3 scripts/lint.py
@@ -104,5 +143,5 @@ lint:
 clean:
 	rm -rf build build-* train rollout golden bench
 
-.PHONY: all found test test-all asan op lint clean
+.PHONY: all found test test-all asan op cuda-check lint clean
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -4,29 +4,42 @@
 #include "llmc/core/json.h"
 #include "llmc/core/recipe.h"
 #include "llmc/core/safetensors.h"
-#include "llmc/model/train_pass.h"
-#include "llmc/rollout/evaluate.h"
+#include "llmc/data/tokenize_lines.h"
+#include "llmc/rollout/evaluation.h"
 #include "llmc/rollout/grade_lines.h"
+#include "llmc/rollout/live_view.h"
 #include "llmc/train/checkpoint.h"
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <unistd.h>
 
 namespace {
 
 const char* kSynopsis =
-    "./rollout generate -model FOLDER -prompt TEXT     samples answers to a prompt (or to "
-    "-problems)\n"
-    "./rollout evaluate -model FOLDER                  answers problems: Avg@n, Pass@k, Cons@n\n"
-    "./rollout score    -model FOLDER -prompt TEXT     log-probability of every token of a text\n"
-    "./rollout grade    FILE.jsonl                     is each line's answer equal to its gold "
+    "./rollout generate -model FOLDER -prompt TEXT    samples answers to a prompt, or to the "
+    "problems of\n"
+    "                                                 FILE.jsonl ...\n"
+    "./rollout evaluate FILE.jsonl ... -model FOLDER  answers problems: Avg@n, Cons@n, Pass@k\n"
+    "./rollout score -model FOLDER -prompt TEXT       log-probability of every token of a text, or "
+    "of the\n"
+    "                                                 texts of FILE.jsonl (\"text\")\n"
+    "./rollout grade FILE.jsonl                       is each line's answer equal to its gold "
     "one?\n"
+    "./rollout tokenize FILE.jsonl -tokenizer FILE     tokens of every text, or with -decode the "
+    "text\n"
     "\n"
+    "A file of problems is read in the forms of GSM8K, MATH-500, AIME, AMC23, Minerva, "
+    "OlympiadBench,\n"
+    "and with choices MMLU, ARC, HellaSwag (scored by log-likelihood); embedded:arithmetic and\n"
+    "embedded:chains are generated. With -out FILE an evaluation that was interrupted continues.\n"
     "A line to grade is an object with \"id\", \"gold\" and \"answer\" or \"response\"; out comes "
     "one "
     "with\n"
-    "\"id\", \"equal\", \"extracted\" and \"reason\".\n"
+    "\"id\", \"equal\", \"extracted\" and \"reason\". A line to tokenize has \"id\" and "
+    "\"text\", or with\n"
+    "-decode \"ids\"; out comes the other. The file - is standard input.\n"
     "FOLDER is a Hugging Face checkpoint (config.json, model.safetensors) or a run folder: then "
     "its\n"
     "newest checkpoint counts. A sample depends on -seed, the prompt and the sample's number "
@@ -40,20 +53,32 @@ KeyTable rollout_keys() {
         kSynopsis,
         {},
         {{"model", "model", kWord, "", 0, 0, "folder", "checkpoint or run folder"},
+         {"tokenizer", "model", kWord, "", 0, 0, "file",
+          "tokenizer.json; empty = the checkpoint's, tokenize without one: bytes"},
          {"device", "model", kOneOf, "auto", 0, 0, "",
-          "where to compute: cpu in fp32, ref in double (slow, the oracle)", "auto|cpu|ref"},
+          "where to compute: cpu, simt the CUDA kernels on the CPU, ref in double (the oracle)",
+          "auto|cpu|simt|cuda|ref"},
+         {"dtype", "model", kOneOf, "fp32", 0, 0, "",
+          "of weights and activations: what the model was trained in samples as it did in training",
+          "fp32|bf16"},
          {"threads", "model", kInt, "0", 0, 1024, "threads", "0 = one per core"},
          {"prompt", "input", kWord, "", 0, 0, "text", "generate, score: what to continue or score"},
-         {"problems", "input", kWord, "embedded:arithmetic", 0, 0, "source",
-          "evaluate, generate without -prompt: FILE.jsonl, embedded:arithmetic or embedded:chains"},
          {"split", "input", kOneOf, "validation", 0, 0, "", "which embedded problems",
           "train|validation"},
-         {"count", "input", kInt, "144", 1, 1e9, "problems", "at most this many"},
+         {"count", "input", kInt, "144", 1, 1e9, "problems", "at most this many of a file"},
          {"extract", "input", kOneOf, "boxed", 0, 0, "",
-          "grade, from responses: the last \\boxed{}, or failing that \"Answer:\", \"####\", the "
+          "evaluate, and grade from responses: the last \\boxed{}, or failing that \"Answer:\", "
+          "\"####\", the "
           "last number",
           "boxed|lenient"},
-         {"samples", "sampling", kInt, "16", 1, 65536, "samples", "answers per prompt: n"},
+         {"match", "input", kOneOf, "value", 0, 0, "",
+          "evaluate: answers of equal value, or first lines of the same words (TriviaQA, NQ)",
+          "value|words"},
+         {"decode", "input", KeyType::flag, "no", 0, 0, "", "tokenize: from ids to text"},
+         {"specials", "input", kOneOf, "keep", 0, 0, "",
+          "tokenize -decode: special tokens as their names, or not at all", "keep|skip"},
+         {"n", "sampling", kInt, "16", 1, 65536, "samples", "answers per prompt"},
+         {"k", "sampling", kInt, "0", 0, 65536, "samples", "evaluate: Pass@k of k <= n; 0 = n"},
          {"temperature", "sampling", kReal, "0.7", 0, 100, "", "0 = greedy; score: 1 unless set"},
          {"top_p", "sampling", kReal, "0.95", 1e-6, 1, "",
           "mass kept of the distribution; 1 = off"},
@@ -63,9 +88,11 @@ KeyTable rollout_keys() {
          {"decode_rows", "engine", kInt, "128", 1, 65536, "sequences", "decoded at a time"},
          {"page_size", "engine", kInt, "32", 1, 4096, "tokens", "tokens of one KV cache page"},
          {"pages", "engine", kInt, "0", 0, 1e9, "pages",
-          "of the KV cache; 0 = enough for all rows. With fewer, samples wait"},
+          "of the KV cache; 0 = enough for all rows. With fewer the newest samples are preempted"},
          {"out", "output", kWord, "", 0, 0, "file",
-          "JSONL: one line per answer; empty = generate prints text, the others a summary"}}};
+          "JSONL: one line per answer or text; evaluate: continued if it is there, and FILE.json "
+          "has "
+          "the estimates"}}};
 }
 
 std::string checkpoint_folder(const Comm& comm, const std::string& folder) {
@@ -82,20 +109,25 @@ std::string checkpoint_folder(const Comm& comm, const std::string& folder) {
 }
 
 struct LoadedModel {
+    const std::string folder;
     Ctx ctx;
     Tokenizer tokenizer;
     Model model;
 
     LoadedModel(const Recipe& recipe, const Comm& comm)
         : LoadedModel(recipe, comm, checkpoint_folder(comm, recipe.text("", "model"))) {}
-    LoadedModel(const Recipe& recipe, const Comm& comm, const std::string& folder)
-        : ctx(choose_backend(recipe.text("", "device")),
-              threads_per_rank(int(recipe.integer("", "threads")), comm.local_size())),
+    LoadedModel(const Recipe& recipe, const Comm& comm, const std::string& checkpoint)
+        : folder(checkpoint),
+          ctx(choose_backend(recipe.text("", "device")),
+              threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()),
+              choose_bf16(recipe.text("", "dtype"), choose_backend(recipe.text("", "device")))),
+          tokenizer(recipe.text("", "tokenizer").empty() ? folder_tokenizer(folder)
+                                                         : Tokenizer(recipe.text("", "tokenizer"))),
           model(ctx, read_config(folder)) {
-        if (model.config.vocab != tokenizer.vocab_size())
-            fatal(format("%s: the model has %d tokens, this program's byte tokenizer %d",
-                         folder.c_str(), model.config.vocab, tokenizer.vocab_size()),
-                  "use a checkpoint that ./train made");
+        if (model.config.vocab < tokenizer.vocab_size())
+            fatal(format("%s: the model has %d tokens, the tokenizer %d", folder.c_str(),
+                         model.config.vocab, tokenizer.vocab_size()),
+                  "use the checkpoint with the tokenizer.json it was trained with");
         load_weights(model, folder);
         if (comm.root())
             std::fprintf(stderr, "model %s, %s, %d threads\n", folder.c_str(),
@@ -108,135 +140,177 @@ SampleSettings sample_settings(const Recipe& recipe, const Tokenizer& tokenizer)
             recipe.real("", "top_p"),
             int(recipe.integer("", "top_k")),
             int(recipe.integer("", "max_new_tokens")),
-            tokenizer.end_of_text(),
+            {tokenizer.end_of_text()},
             uint64_t(recipe.integer("", "seed")),
             0};
 }
 
-std::vector<Problem> read_problems(const Recipe& recipe) {
-    if (!recipe.text("", "prompt").empty()) return {{"prompt", recipe.text("", "prompt"), ""}};
+using Words = std::vector<std::string>; // of the command line, behind the command
+
+std::vector<DataSet> read_sets(const Recipe& recipe, const Words& sources) {
     const Split split = recipe.text("", "split") == "train" ? Split::train : Split::validation;
-    const ProblemSet set(recipe.text("", "problems"), split, 0, 0);
-    return set.first(recipe.integer("", "count"));
+    std::vector<DataSet> sets;
+    for (const std::string& source : sources.empty() ? Words{"embedded:arithmetic"} : sources)
+        sets.push_back({data_set_name(source),
+                        ProblemSet(source, split, 0, 0).first(recipe.integer("", "count"))});
+    return sets;
 }
 
-// Samples answers to `problems` and reports this rank's speed on stderr.
-std::vector<Answer> answer(const Recipe& recipe, Comm& comm, LoadedModel& loaded,
-                           const std::vector<Problem>& problems) {
-    int64_t longest_prompt = 0;
-    for (const Problem& p : problems)
-        longest_prompt =
-            std::max(longest_prompt, int64_t(loaded.tokenizer.encode(p.prompt).size()));
-    const int samples = int(recipe.integer("", "samples"));
-    const int64_t rows =
-        std::min(recipe.integer("", "decode_rows"), int64_t(problems.size()) * samples);
-    Engine engine(loaded.ctx, loaded.model,
-                  {int(rows), int(recipe.integer("", "page_size")),
-                   int(longest_prompt + recipe.integer("", "max_new_tokens")),
-                   int(recipe.integer("", "pages"))});
-    const auto start = std::chrono::steady_clock::now();
-    std::vector<Answer> answers = answer_problems(comm, engine, loaded.tokenizer, problems, samples,
-                                                  0, sample_settings(recipe, loaded.tokenizer));
-    const double elapsed_s =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    const EngineCounts counts = engine.counts();
+void say_counts(const EngineCounts& counts, double elapsed_s) { // of this rank
     std::fprintf(stderr,
-                 "%ld prompt tokens once, %ld sampled tokens in %ld steps, %.0f tok_per_s\n",
+                 "%ld prompt tokens once, %ld sampled tokens in %ld steps, %ld computed again, "
+                 "%.0f tok_per_s\n",
                  long(counts.prefilled), long(counts.decoded), long(counts.steps),
-                 double(counts.decoded) / elapsed_s);
-    return answers;
+                 long(counts.recomputed), double(counts.decoded) / elapsed_s);
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 void write_lines(const Recipe& recipe, const std::string& lines) {
     if (!recipe.text("", "out").empty()) write_file_atomic(recipe.text("", "out"), lines);
 }
 
-int generate(const Recipe& recipe, Comm& comm) {
+int generate(const Recipe& recipe, Comm& comm, const Words& sources) {
     LoadedModel loaded(recipe, comm);
-    const std::vector<Problem> problems = read_problems(recipe);
-    const std::vector<Answer> answers = answer(recipe, comm, loaded, problems);
-    if (!comm.root()) return 0;
-    std::string lines;
-    for (const Answer& a : answers) {
-        const Problem& problem = problems[a.completion.request];
-        lines += json_line(answer_json(problem, a));
-        if (recipe.text("", "out").empty())
-            std::printf("--- %s, sample %d, %zu tokens, %s\n%s%s\n", problem.id.c_str(),
-                        a.completion.sample, a.completion.tokens.size(),
-                        a.completion.finish == Finish::stop ? "stop" : "length",
-                        problem.prompt.c_str(), a.text.c_str());
-    }
-    write_lines(recipe, lines);
-    return 0;
-}
-
-int evaluate(const Recipe& recipe, Comm& comm) {
+    std::vector<Problem> problems;
     if (!recipe.text("", "prompt").empty())
-        usage_error("evaluate has no -prompt", "-problems names problems with answers");
-    LoadedModel loaded(recipe, comm);
-    const std::vector<Problem> problems = read_problems(recipe);
-    const std::vector<Answer> answers = answer(recipe, comm, loaded, problems);
+        problems.push_back({"prompt", recipe.text("", "prompt"), "", {}, {}});
+    else
+        for (const DataSet& set : read_sets(recipe, sources))
+            problems.insert(problems.end(), set.problems.begin(), set.problems.end());
+    const int n = int(recipe.integer("", "n"));
+    const size_t ranks = size_t(comm.size()), rank = size_t(comm.rank());
+    std::vector<Request> requests;
+    int64_t longest = 0;
+    for (size_t i = rank; i < problems.size(); i += ranks) {
+        requests.push_back(
+            {i, loaded.tokenizer.encode_start(problems[i].prompt), first_samples(n)});
+        longest = std::max(longest, int64_t(requests.back().prompt.size()));
+    }
+    Engine engine(loaded.ctx, loaded.model,
+                  {int(std::min(recipe.integer("", "decode_rows"), int64_t(problems.size()) * n)),
+                   int(recipe.integer("", "page_size")),
+                   int(longest + recipe.integer("", "max_new_tokens")),
+                   int(recipe.integer("", "pages"))});
     std::string lines;
-    for (const Answer& a : answers)
-        lines += json_line(answer_json(problems[a.completion.request], a));
-    write_lines(recipe, lines);
-    const EvalResult r = summarize_answers(problems, answers, int(recipe.integer("", "samples")));
-    std::printf("problems           %d, %d samples each\n", r.problems, r.samples);
-    std::printf("Avg@%-14d %.4f\n", r.samples, r.avg);
-    for (const auto& [k, value] : r.pass) std::printf("Pass@%-13d %.4f\n", k, value);
-    std::printf("Cons@%-13d %.4f\n", r.samples, r.cons);
-    std::printf("with an answer     %.4f\n", r.answered);
-    std::printf("finished           %.4f\n", r.finished);
-    std::printf("mean length        %.2f tokens\n", r.mean_length);
-    std::printf("entropy            %.4f nats per token\n", r.entropy);
+    auto problem_of = [&](const Completion& c) -> const Problem& {
+        return problems[c.request * ranks + rank];
+    };
+    const bool to_file = !recipe.text("", "out").empty();
+    LiveView view(
+        loaded.tokenizer,
+        [&](const Completion& c) {
+            return format("--- %s, sample %d, %zu tokens, %s", problem_of(c).id.c_str(), c.sample,
+                          c.tokens.size(), finish_name(c.finish));
+        },
+        [&](const Completion& c) { return problem_of(c).prompt; },
+        isatty(STDOUT_FILENO) && ranks == 1);
+    std::map<std::pair<size_t, int>, std::string> line_of;
+    EngineListener listener;
+    listener.token = [&](const Completion& c) { view.token(c); };
+    listener.finished = [&](const Completion& c) {
+        const Problem& problem = problem_of(c);
+        if (to_file)
+            line_of[{c.request * ranks + rank, c.sample}] = json_line(answer_json(
+                problem, grade_completion(problem, loaded.tokenizer, {false, false}, c)));
+        else view.finished(c);
+    };
+    engine.listen(std::move(listener));
+    const auto start = std::chrono::steady_clock::now();
+    engine.generate(requests, sample_settings(recipe, loaded.tokenizer));
+    say_counts(engine.counts(), seconds_since(start));
+    if (!to_file) return 0;
+    for (const auto& [place, line] : line_of) lines += line;
+    std::string all;
+    for (const std::string& part : comm.gather(lines)) all += part;
+    if (comm.root()) write_lines(recipe, all);
     return 0;
 }
 
-// -ln p of every token of the prompt but the first, by the training forward.
-int score(const Recipe& recipe, Comm& comm) {
-    const std::string text = recipe.text("", "prompt");
+int evaluate(const Recipe& recipe, Comm& comm, const Words& sources) {
+    if (!recipe.text("", "prompt").empty())
+        usage_error("evaluate has no -prompt", "evaluate FILE.jsonl names problems with answers");
+    const int n = int(recipe.integer("", "n")), k = int(recipe.integer("", "k"));
+    if (k > n)
+        usage_error(format("Pass@k of k = %d needs n >= k samples, n = %d", k, n), "raise -n");
     LoadedModel loaded(recipe, comm);
-    std::vector<int32_t> tokens = loaded.tokenizer.encode(text);
-    if (tokens.size() < 2) usage_error("score: nothing to score", "-prompt with two bytes or more");
-    const int64_t N = int64_t(tokens.size());
-    if (N > loaded.model.config.max_positions)
-        fatal(format("score: %ld tokens, the model has %d positions", long(N),
-                     loaded.model.config.max_positions),
-              "score a shorter text");
-    std::vector<int32_t> positions(N), doc_start(N, 0), targets(N, kIgnoredTarget);
-    for (int64_t n = 0; n < N; n++) {
-        positions[n] = int32_t(n);
-        if (n + 1 < N) targets[n] = tokens[n + 1];
-    }
-    auto index = [&](std::vector<int32_t>& values, const char* name) {
-        return make_view(values.data(), Dtype::i32, name, N);
+    Evaluation evaluation(
+        comm, loaded.ctx, loaded.model, loaded.tokenizer, read_sets(recipe, sources),
+        {n,
+         k,
+         {recipe.text("", "extract") == "lenient", recipe.text("", "match") == "words"},
+         sample_settings(recipe, loaded.tokenizer),
+         {int(recipe.integer("", "decode_rows")), int(recipe.integer("", "page_size")), 0,
+          int(recipe.integer("", "pages"))}});
+    const std::string out = recipe.text("", "out");
+    SampleLog log(comm, out, evaluation.fingerprint(loaded.folder));
+    if (log.size() > 0 && comm.root())
+        std::fprintf(stderr, "%zu samples are in %s already\n", log.size(), out.c_str());
+    const auto start = std::chrono::steady_clock::now();
+    evaluation.run(log);
+    if (evaluation.counts().decoded > 0) say_counts(evaluation.counts(), seconds_since(start));
+    const std::map<SampleLog::Place, Json>& lines = log.finish();
+    if (!comm.root()) return 0;
+    const std::vector<SetResult> results = evaluation.results(lines);
+    std::printf("%s", results_table(results, k == 0 ? n : k).c_str());
+    if (!out.empty()) write_file_atomic(out + ".json", results_json(results).dump(1) + "\n");
+    return 0;
+}
+
+// ln p of every token of the texts but the first, by the training forward.
+int score(const Recipe& recipe, Comm& comm, const Words& files) {
+    LoadedModel loaded(recipe, comm);
+    std::vector<std::vector<int32_t>> texts;
+    std::vector<Json> ids;
+    auto add = [&](const Json& id, const std::string& text) {
+        ids.push_back(id);
+        texts.push_back(loaded.tokenizer.encode_start(text));
+        if (texts.back().size() < 2)
+            usage_error("score: nothing to score in " + id.dump(), "a text of two tokens or more");
     };
-    TrainPass pass(loaded.ctx, loaded.model, {N, std::min<int64_t>(N, 1024), false, false});
-    pass.forward(
-        {index(tokens, "tokens"), index(positions, "positions"), index(doc_start, "doc_start")},
-        false);
-    Buffer stats(loaded.ctx.dtype(), "stats", N, kLossStats);
-    LossShape shape{};
-    shape.V = loaded.model.config.vocab;
-    shape.k = 1;
-    if (recipe.is_set("", "temperature") && recipe.real("", "temperature") > 0)
-        shape.temperature = recipe.real("", "temperature");
-    else shape.temperature = 1;
-    pass.loss_forward(stats.view(), index(targets, "targets"), shape);
-    std::vector<double> values(size_t(stats.view().size()));
-    convert_values(stats.view().data, stats.view().dtype, values.data(), Dtype::f64,
-                   stats.view().size());
+    for (const std::string& path : files) {
+        int number = 0;
+        for (const std::string& line : split_text(read_file(path), '\n')) {
+            number++;
+            if (trim_text(line).empty()) continue;
+            const std::string where = format("%s:%d", path.c_str(), number);
+            const Json row = json_parse(line, where);
+            if (!row.is_object() || !row.contains("text") || !row["text"].is_string())
+                fatal(where + ": nothing to score", "a line is an object with \"text\"");
+            add(row.value("id", Json(number)), row["text"].get<std::string>());
+        }
+    }
+    if (files.empty()) add("prompt", recipe.text("", "prompt"));
+    const bool tempered = recipe.is_set("", "temperature") && recipe.real("", "temperature") > 0;
+    size_t longest = 0, count = 0;
+    for (const std::vector<int32_t>& text : texts) longest = std::max(longest, text.size());
+    Scorer scorer(loaded.ctx, loaded.model, int64_t(longest));
+    const std::vector<TokenScores> scores =
+        scorer.score(texts, tempered ? recipe.real("", "temperature") : 1);
     double ce = 0;
     std::string lines;
-    for (int64_t n = 0; n + 1 < N; n++) {
-        const double logp = -values[size_t(n * kLossStats + kStatCe)];
-        const double entropy = values[size_t(n * kLossStats + kStatEntropy)];
-        ce -= logp;
-        lines += json_line({{"token", targets[n]}, {"logp", logp}, {"entropy", entropy}});
+    for (size_t t = 0; t < texts.size(); t++) {
+        double sum = 0;
+        for (double logp : scores[t].logp) sum += logp;
+        count += scores[t].logp.size();
+        ce -= sum;
+        if (files.empty())
+            for (size_t i = 0; i < scores[t].logp.size(); i++)
+                lines += json_line({{"token", texts[t][i + 1]},
+                                    {"logp", scores[t].logp[i]},
+                                    {"entropy", scores[t].entropy[i]}});
+        else
+            lines += json_line({{"id", ids[t]},
+                                {"tokens", texts[t]},
+                                {"logp", scores[t].logp},
+                                {"entropy", scores[t].entropy},
+                                {"sum", sum}});
     }
     write_lines(recipe, lines);
     if (recipe.text("", "out").empty()) std::printf("%s", lines.c_str());
-    std::printf("tokens %ld, cross-entropy %.6f nats per token\n", long(N - 1), ce / double(N - 1));
+    std::printf("tokens %zu, cross-entropy %.6f nats per token\n", count, ce / double(count));
     return 0;
 }
 
@@ -244,7 +318,7 @@ int grade(const Recipe& recipe, const std::string& path) {
     const std::string extract = recipe.text("", "extract");
     std::string lines;
     int number = 0, graded = 0, answered = 0, equal = 0;
-    for (const std::string& line : split_text(read_file(path), '\n')) {
+    for (const std::string& line : split_text(read_input(path), '\n')) {
         number++;
         if (trim_text(line).empty()) continue;
         const std::string where = format("%s:%d", path.c_str(), number);
@@ -262,6 +336,26 @@ int grade(const Recipe& recipe, const std::string& path) {
     return 0;
 }
 
+int tokenize(const Recipe& recipe, const std::string& path) {
+    const Tokenizer tokenizer(recipe.text("", "tokenizer"));
+    const bool decode = recipe.text("", "decode") == "yes";
+    const Specials specials =
+        recipe.text("", "specials") == "keep" ? Specials::keep : Specials::skip;
+    std::string lines;
+    int number = 0;
+    for (const std::string& line : split_text(read_input(path), '\n')) {
+        number++;
+        if (trim_text(line).empty()) continue;
+        const std::string where = format("%s:%d", path.c_str(), number);
+        const Json row = json_parse(line, where);
+        lines += json_line(decode ? decode_line(tokenizer, row, specials, where)
+                                  : encode_line(tokenizer, row, where));
+    }
+    write_lines(recipe, lines);
+    if (recipe.text("", "out").empty()) std::fwrite(lines.data(), 1, lines.size(), stdout);
+    return 0;
+}
+
 int run_command(Comm& comm, const std::vector<std::string>& arguments) {
     std::vector<std::string> rest = arguments;
     Recipe recipe(rollout_keys());
@@ -273,19 +367,28 @@ int run_command(Comm& comm, const std::vector<std::string>& arguments) {
     }
     struct Command {
         const char* name;
-        int (*run)(const Recipe&, Comm&);
+        int (*run)(const Recipe&, Comm&, const Words&);
         bool shared; // by all ranks; else the root does it
     };
     const Command commands[] = {
         {"generate", generate, true}, {"evaluate", evaluate, true}, {"score", score, false}};
-    if (words.size() == 2 && words[0] == "grade") return comm.root() ? grade(recipe, words[1]) : 0;
-    if (words.size() == 1 && words[0] == "grade") usage_error("grade: no file", "grade FILE.jsonl");
-    if (words.size() == 1)
-        for (const Command& command : commands)
-            if (words[0] == command.name)
-                return comm.root() || command.shared ? command.run(recipe, comm) : 0;
-    usage_error(words.empty() ? "no command" : "no command \"" + words.back() + "\"",
-                "one of generate, evaluate, score, grade; ./rollout -h explains every key");
+    const std::pair<const char*, int (*)(const Recipe&, const std::string&)> on_files[] = {
+        {"grade", grade}, {"tokenize", tokenize}};
+    for (const auto& [name, run] : on_files) {
+        if (words.empty() || words[0] != name) continue;
+        if (words.size() != 2)
+            usage_error(format("%s: expected one file, found %zu", name, words.size() - 1),
+                        format("%s FILE.jsonl, or - for standard input", name));
+        return comm.root() ? run(recipe, words[1]) : 0;
+    }
+    for (const Command& command : commands)
+        if (!words.empty() && words[0] == command.name)
+            return comm.root() || command.shared
+                       ? command.run(recipe, comm, {words.begin() + 1, words.end()})
+                       : 0;
+    usage_error(
+        words.empty() ? "no command" : "no command \"" + words[0] + "\"",
+        "one of generate, evaluate, score, grade, tokenize; ./rollout -h explains every key");
 }
 
 int rollout_main(int argc, char** argv) {

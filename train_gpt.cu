@@ -14,10 +14,12 @@ static int train(Comm& comm, std::vector<std::string> arguments) {
         return 0;
     }
     if (recipe.text("", "plan") == "yes") {
-        Ctx ctx(choose_backend(recipe.text("", "device")), 1);
+        const Backend backend = choose_backend(recipe.text("", "device"));
+        Ctx ctx(backend, 1, choose_bf16(recipe.text("", "dtype"), backend));
         const int ranks = int(recipe.integer("", "plan_ranks"));
         if (comm.root())
-            std::printf("%s", plan_text(ctx, run_shape(recipe, Tokenizer()), ranks).c_str());
+            std::printf("%s",
+                        plan_text(ctx, run_shape(recipe, recipe_tokenizer(recipe)), ranks).c_str());
         return 0;
     }
     return Run(recipe, comm).train();

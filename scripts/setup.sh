@@ -5,11 +5,11 @@ set -eu
 
 if ! command -v apt-get >/dev/null 2>&1; then
     echo "setup: this is no Debian or Ubuntu. Install by hand: g++ >= 12, make, oneDNN, xxHash," >&2
-    echo "       nlohmann-json, Open MPI, Catch2, Python 3 with matplotlib." >&2
+    echo "       PCRE2, utf8proc, nlohmann-json, Open MPI, Catch2, Python 3 with matplotlib." >&2
     exit 0
 fi
 
-packages="g++ make libdnnl-dev libxxhash-dev nlohmann-json3-dev libopenmpi-dev openmpi-bin catch2 python3 python3-matplotlib"
+packages="g++ make libdnnl-dev libxxhash-dev libpcre2-dev libutf8proc-dev nlohmann-json3-dev libopenmpi-dev openmpi-bin catch2 python3 python3-matplotlib"
 missing=""
 for package in $packages; do
     status=$(dpkg-query -W -f='${Status}' "$package" 2>/dev/null || true)

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what is missing, builds with warnings as errors, runs every test, ends with "N passed, M failed".
-#   lint, unit tests, slow tests, golden vectors, the same unit tests under ASan and UBSan, resume tests
+#   lint, the kernels through nvcc if it is there, unit tests, slow tests, traced kernels, golden
+#   vectors, the same unit tests under ASan and UBSan, resume tests, evaluations
 set -u
 cd "$(dirname "$0")/.."
 sh scripts/setup.sh || exit 1
@@ -46,12 +47,15 @@ counted() {
 }
 
 part "lint" make -s lint
-part "build" make -s train rollout golden bench build/tests
+part "kernels through nvcc" make -s cuda-check
+part "build" make -s train rollout golden bench build/tests build/traced_tests
 counted "unit and slow tests" sh scripts/run_tests.sh build/tests
+counted "traced kernels: races, traffic" sh scripts/run_tests.sh build/traced_tests
 counted "golden vectors" ./golden test/golden
 part "build with sanitizers" make -s asan
 counted "unit tests under ASan and UBSan" sh scripts/run_tests.sh build-asan/tests '~[slow]'
 counted "resume after kill -9" sh test/resume.sh
+counted "evaluation after kill -9" sh test/evaluate.sh
 counted "ranks" sh test/ranks.sh
 counted "faults" sh test/faults.sh
 

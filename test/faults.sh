@@ -30,6 +30,7 @@ expect 2 'did you mean lr' "its hint names the nearest" train -lrr 1
 expect 2 'outside \[0, 10\]' "key out of range" train -lr 20
 expect 2 'expected an integer' "word for a number" train -batch many
 expect 2 'unknown preset' "unknown model" train -model huge
+expect 2 'CUDA' "a device the machine or build does not have" train -device cuda
 expect 2 'unknown stage' "unknown stage" train -stages pretrain,sft
 expect 2 'beta' "beta outside its range" train -beta -1
 expect 1 'cannot\|no such\|No such' "missing recipe" train -recipe "$work/none.ini"
@@ -50,6 +51,24 @@ expect 1 'non-finite' "divergence stops after N bad steps" train -stages pretrai
 rm -rf "$work/bad"
 expect 1 'needs .* a rank' "a model that does not fit" train -model 10B-A0.5B -pretrain.data embedded:sentences
 check "and nothing was made of it" test ! -e "$work/bad"
+echo '{"model": {"type": "Unigram"}}' >"$work/unigram.json"
+expect 1 'unigram.json: model.type' "a tokenizer of another kind" train -tokenizer "$work/unigram.json"
+expect 2 'vocab = 900' "a vocabulary below the tokenizer's" train -tokenizer test/golden/bpe/tokenizer.json -vocab 900
+cp test/golden/bpe/tokenizer.json "$work/tokenizer.json"
+bpe() { # the checkpoint of three steps has the tokenizer
+    ./train -runs "$work" -name bpe -tokenizer "$work/tokenizer.json" -stages pretrain -pretrain.steps 6 \
+        -pretrain.data embedded:sentences -val_data embedded:sentences -val_rows 2 -eval_problems= -batch 2 "$@"
+}
+quiet() { "$@" >"$work/quiet.log" 2>&1; }
+check "training with a tokenizer.json" quiet bpe -stop_after 3
+check "whose copy is in the checkpoint" cmp "$work/tokenizer.json" "$work/bpe/ckpt/step_00000003/tokenizer.json"
+check "and which ./rollout reads" quiet ./rollout score -model "$work/bpe" -prompt 'The old farmer'
+sed 's/"version":/"version" :/' test/golden/bpe/tokenizer.json >"$work/tokenizer.json"
+expect 1 'made with another tokenizer' "another tokenizer than the checkpoint's" bpe
+printf '{"id": 1, "text": "a"}\n{"id": 2}\n' >"$work/lines.jsonl"
+expect 1 'lines.jsonl:2' "a line without text to tokenize" ./rollout tokenize "$work/lines.jsonl"
+expect 2 'expected one file' "tokenize without a file" ./rollout tokenize -decode
+
 expect 2 'no command' "rollout without a command" ./rollout
 expect 1 'config.json' "rollout without a checkpoint" ./rollout generate -model "$work/none" -prompt x
 

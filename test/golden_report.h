@@ -26,3 +26,4 @@ void run_causal_lm(GoldenReport& report, const std::string& directory, const Jso
 void run_causal_lm_tail(GoldenReport& report, const std::string& directory, const Json& json);
 void run_adamw_steps(GoldenReport& report, const std::string& directory, const Json& json);
 void run_grading(GoldenReport& report, const std::string& directory);
+void run_bpe(GoldenReport& report, const std::string& directory);

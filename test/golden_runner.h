@@ -9,9 +9,6 @@ struct GoldenResult {
     bool ok;
 };
 
-// A directory in one of the formats, or one that contains such directories, less golden_skipped().
+// A directory in one of the formats, or one that contains such directories.
 // fatal() if it is neither.
 std::vector<GoldenResult> run_golden(const std::string& directory);
-
-// What run_golden(directory) leaves out and why, one line each: "bpe (no byte-level BPE yet)".
-std::vector<std::string> golden_skipped(const std::string& directory);

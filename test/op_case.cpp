@@ -1,5 +1,7 @@
 #include "test/op_case.h"
 
+#include "llmc/device/simt/trace.h"
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -41,6 +43,9 @@ struct Buffers {
                 else if (dtype == Dtype::f32) {
                     float narrow = float(value);
                     std::memcpy(at, &narrow, 4);
+                } else if (dtype == Dtype::bf16) {
+                    uint16_t bits = float_to_bf16(float(value));
+                    std::memcpy(at, &bits, 2);
                 } else {
                     int32_t integer = int32_t(value);
                     std::memcpy(at, &integer, 4);
@@ -72,34 +77,54 @@ std::vector<double> values_of(const View& view) {
             int64_t at = i * view.ld + j;
             values.push_back(view.dtype == Dtype::f64   ? view.as<double>()[at]
                              : view.dtype == Dtype::f32 ? view.as<float>()[at]
-                                                        : view.as<int32_t>()[at]);
+                             : view.dtype == Dtype::bf16
+                                 ? bf16_to_float(static_cast<const uint16_t*>(view.data)[at])
+                                 : view.as<int32_t>()[at]);
         }
     return values;
 }
 
-std::vector<double> start_values(const OpCase& op, size_t index) {
+// The same number on every backend: what X holds.
+double rounded(double value, Dtype x) {
+    return double(x == Dtype::bf16 ? bf16_to_float(float_to_bf16(float(value))) : float(value));
+}
+Dtype stored(const OpCase& op, const std::string& name, Dtype x) {
+    return op.single.count(name) ? Dtype::f32 : x;
+}
+
+std::vector<double> start_values(const OpCase& op, size_t index, Dtype x) {
     const Arg& arg = op.args[index];
     int64_t count = 1;
     for (int64_t n : arg.shape) count *= n;
     Rng rng(hash64(op.name.data(), op.name.size()), index);
     std::vector<double> values(count, 0.0);
-    if (arg.role == Role::out) std::fill(values.begin(), values.end(), std::nan(""));
+    if (arg.role == Role::out || arg.role == Role::out_f64)
+        std::fill(values.begin(), values.end(), std::nan(""));
     else if (arg.role == Role::out_i32) std::fill(values.begin(), values.end(), -77777.0);
     else if (arg.fill) arg.fill(values, rng);
     else if (arg.role != Role::index)
         for (double& value : values) value = rng.normal();
     if (arg.role == Role::in || arg.role == Role::acc)
-        for (double& value : values) value = double(float(value)); // the same numbers everywhere
+        for (double& value : values) value = rounded(value, stored(op, arg.name, x));
     return values;
 }
 
 bool is_integer(Role role) { return role == Role::index || role == Role::out_i32; }
+bool is_double(Role role) { return role == Role::in_f64 || role == Role::out_f64; }
 
-Buffers make_arguments(const OpCase& op, const Ctx& ctx) {
+Dtype memory_dtype(const OpCase& op, const Ctx& ctx, const std::string& name, Dtype x) {
+    return ctx.backend == Backend::ref ? Dtype::f64 : stored(op, name, x);
+}
+
+Buffers make_arguments(const OpCase& op, const Ctx& ctx, Dtype x) {
     Buffers buffers;
-    for (size_t i = 0; i < op.args.size(); i++)
-        buffers.add(op.args[i].name, is_integer(op.args[i].role) ? Dtype::i32 : ctx.dtype(),
-                    op.args[i].shape, op.args[i].ld, start_values(op, i));
+    for (size_t i = 0; i < op.args.size(); i++) {
+        const Arg& arg = op.args[i];
+        const Dtype dtype = is_integer(arg.role)  ? Dtype::i32
+                            : is_double(arg.role) ? Dtype::f64
+                                                  : memory_dtype(op, ctx, arg.name, x);
+        buffers.add(arg.name, dtype, arg.shape, arg.ld, start_values(op, i, x));
+    }
     return buffers;
 }
 
@@ -111,7 +136,7 @@ const Arg& find_arg(const OpCase& op, const std::string& name) {
 }
 
 // Gradients: random for outputs, NaN (written) or random (accumulated) for inputs.
-Buffers make_gradients(const OpCase& op, const Ctx& ctx) {
+Buffers make_gradients(const OpCase& op, const Ctx& ctx, Dtype x) {
     Buffers buffers;
     uint64_t stream = 1000;
     auto add = [&](const std::string& name, bool poison) {
@@ -120,8 +145,9 @@ Buffers make_gradients(const OpCase& op, const Ctx& ctx) {
         for (int64_t n : arg.shape) count *= n;
         Rng rng(hash64(op.name.data(), op.name.size()), stream++);
         std::vector<double> values(count);
-        for (double& value : values) value = poison ? std::nan("") : double(float(rng.normal()));
-        buffers.add(name, ctx.dtype(), arg.shape, arg.ld, values);
+        for (double& value : values)
+            value = poison ? std::nan("") : rounded(rng.normal(), stored(op, "d" + name, x));
+        buffers.add(name, memory_dtype(op, ctx, "d" + name, x), arg.shape, arg.ld, values);
     };
     for (auto& name : op.outputs) add(name, false);
     for (auto& [name, mode] : op.inputs) add(name, mode == GradMode::written);
@@ -141,18 +167,31 @@ double relative_error(const std::vector<double>& got, const std::vector<double>&
 }
 
 bool is_output(Role role) {
-    return role == Role::out || role == Role::out_i32 || role == Role::acc;
+    return role == Role::out || role == Role::out_i32 || role == Role::out_f64 || role == Role::acc;
 }
 
 struct Run {
     Buffers arguments, gradients;
 };
 
-Run run_case(const OpCase& op, Ctx& ctx) {
-    Run run{make_arguments(op, ctx), {}};
+void watch(Ctx& ctx, const Buffers& buffers, const std::string& prefix) {
+    if (!ctx.simt.trace) return;
+    for (const auto& [name, memory] : buffers.memory)
+        ctx.simt.trace->watch(prefix + name, memory.data(), memory.size());
+}
+
+Run run_case(const OpCase& op, Ctx& ctx, Dtype x) {
+    Run run{make_arguments(op, ctx, x), {}};
+    watch(ctx, run.arguments, "");
+    if (ctx.simt.trace) {
+        ScratchFrame frame(ctx.scratch); // the op's own frame begins at the same place
+        const size_t bytes = 128 << 10;
+        ctx.simt.trace->watch("scratch", ctx.scratch.alloc(bytes), bytes);
+    }
     op.forward(ctx, run.arguments.views);
     if (op.backward) {
-        run.gradients = make_gradients(op, ctx);
+        run.gradients = make_gradients(op, ctx, x);
+        watch(ctx, run.gradients, "d");
         op.backward(ctx, run.arguments.views, run.gradients.views);
     }
     return run;
@@ -160,9 +199,10 @@ Run run_case(const OpCase& op, Ctx& ctx) {
 
 } // namespace
 
-std::string check_match(const OpCase& op) {
-    Ctx ref(Backend::ref, 2), cpu(Backend::cpu, 2);
-    Run want = run_case(op, ref), got = run_case(op, cpu);
+std::string check_match(const OpCase& op, Ctx& ctx, Dtype x) {
+    Ctx ref(Backend::ref, 2);
+    Run want = run_case(op, ref, x), got = run_case(op, ctx, x);
+    const bool narrow = x == Dtype::bf16;
     auto compare = [&](const std::string& name, const View& a, const View& b, double tolerance) {
         double error = relative_error(values_of(a), values_of(b));
         if (error <= tolerance) return std::string();
@@ -171,14 +211,17 @@ std::string check_match(const OpCase& op) {
     };
     for (const Arg& arg : op.args)
         if (is_output(arg.role)) {
-            double tolerance = arg.role == Role::out_i32 ? 0.0 : op.tolerance;
+            double tolerance = arg.role == Role::out_i32 ? 0.0
+                               : narrow                  ? op.bf16_tolerance
+                                                         : op.tolerance;
             auto fault = compare(arg.name, got.arguments.views.at(arg.name),
                                  want.arguments.views.at(arg.name), tolerance);
             if (!fault.empty()) return fault;
         }
     for (auto& [name, mode] : op.inputs) {
-        auto fault = compare("d" + name, got.gradients.views.at(name),
-                             want.gradients.views.at(name), op.grad_tolerance);
+        auto fault =
+            compare("d" + name, got.gradients.views.at(name), want.gradients.views.at(name),
+                    narrow ? op.bf16_tolerance : op.grad_tolerance);
         if (!fault.empty()) return fault;
     }
     return "";
@@ -189,10 +232,10 @@ std::string check_match(const OpCase& op) {
 std::string check_gradient(const OpCase& op) {
     if (!op.backward) return "";
     Ctx ctx(Backend::ref, 2);
-    Run run = run_case(op, ctx);
-    Buffers start = make_gradients(op, ctx);
+    Run run = run_case(op, ctx, Dtype::f32);
+    Buffers start = make_gradients(op, ctx, Dtype::f32);
     auto objective = [&](const std::string& name, int64_t element, double step) {
-        Buffers arguments = make_arguments(op, ctx);
+        Buffers arguments = make_arguments(op, ctx, Dtype::f32);
         View& view = arguments.views.at(name);
         int64_t row = view.row_size();
         view.as<double>()[element / row * view.ld + element % row] += step;
@@ -229,71 +272,63 @@ std::string check_gradient(const OpCase& op) {
     return "";
 }
 
-std::string check_guard(const OpCase& op) {
-    for (Backend backend : {Backend::ref, Backend::cpu}) {
-        Ctx ctx(backend, 2);
-        Run run = run_case(op, ctx);
-        for (const Arg& arg : op.args) {
-            const char* name = arg.name.c_str();
-            if (!is_output(arg.role) && !run.arguments.unchanged(arg.name))
-                return format("%s (%s): input %s was changed", op.name.c_str(),
-                              backend_name(backend), name);
-            if (!run.arguments.sentinels_intact(arg.name))
-                return format("%s (%s): wrote outside %s", op.name.c_str(), backend_name(backend),
-                              name);
-            if (is_output(arg.role))
-                for (double value : values_of(run.arguments.views.at(arg.name)))
-                    if (std::isnan(value) || value == -77777.0)
-                        return format("%s (%s): %s has elements never written or NaN",
-                                      op.name.c_str(), backend_name(backend), name);
-        }
-        for (auto& output : op.outputs)
-            if (!run.gradients.unchanged(output) && !op.inputs.count(output))
-                return format("%s (%s): d%s was changed", op.name.c_str(), backend_name(backend),
-                              output.c_str());
-        for (auto& [name, mode] : op.inputs) {
-            if (!run.gradients.sentinels_intact(name))
-                return format("%s (%s): wrote outside d%s", op.name.c_str(), backend_name(backend),
+std::string check_guard(const OpCase& op, Ctx& ctx, Dtype x) {
+    const std::string who = op.name + " (" + backend_name(ctx.backend) + ")";
+    Run run = run_case(op, ctx, x);
+    for (const Arg& arg : op.args) {
+        const char* name = arg.name.c_str();
+        if (!is_output(arg.role) && !run.arguments.unchanged(arg.name))
+            return format("%s: input %s was changed", who.c_str(), name);
+        if (!run.arguments.sentinels_intact(arg.name))
+            return format("%s: wrote outside %s", who.c_str(), name);
+        if (is_output(arg.role))
+            for (double value : values_of(run.arguments.views.at(arg.name)))
+                if (std::isnan(value) || value == -77777.0)
+                    return format("%s: %s has elements never written or NaN", who.c_str(), name);
+    }
+    for (auto& output : op.outputs)
+        if (!run.gradients.unchanged(output) && !op.inputs.count(output))
+            return format("%s: d%s was changed", who.c_str(), output.c_str());
+    for (auto& [name, mode] : op.inputs) {
+        if (!run.gradients.sentinels_intact(name))
+            return format("%s: wrote outside d%s", who.c_str(), name.c_str());
+        for (double value : values_of(run.gradients.views.at(name)))
+            if (std::isnan(value))
+                return format("%s: d%s has elements never written or NaN", who.c_str(),
                               name.c_str());
-            for (double value : values_of(run.gradients.views.at(name)))
-                if (std::isnan(value))
-                    return format("%s (%s): d%s has elements never written or NaN", op.name.c_str(),
-                                  backend_name(backend), name.c_str());
-        }
     }
     return "";
 }
 
-std::string check_repeat(const OpCase& op) {
-    Ctx one(Backend::cpu, 1);
-    Run first = run_case(op, one);
-    Ctx two(Backend::cpu, 2);
-    for (int rerun = 0; rerun < 2; rerun++) {
-        Run again = run_case(op, two);
-        for (const Arg& arg : op.args)
-            if (is_output(arg.role)) {
-                auto a = values_of(first.arguments.views.at(arg.name));
-                auto b = values_of(again.arguments.views.at(arg.name));
-                if (std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) != 0)
-                    return format("%s: %s differs between reruns (1 and 2 threads)",
-                                  op.name.c_str(), arg.name.c_str());
-            }
-        for (auto& [name, mode] : op.inputs) {
-            auto a = values_of(first.gradients.views.at(name));
-            auto b = values_of(again.gradients.views.at(name));
-            if (std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) != 0)
-                return format("%s: d%s differs between reruns (1 and 2 threads)", op.name.c_str(),
-                              name.c_str());
-        }
-    }
+std::string check_equal(const OpCase& op, Ctx& one, Ctx& other, Dtype x) {
+    Run first = run_case(op, one, x), again = run_case(op, other, x);
+    auto same = [](const View& a, const View& b) {
+        const auto x = values_of(a), y = values_of(b);
+        return std::memcmp(x.data(), y.data(), x.size() * sizeof(double)) == 0;
+    };
+    for (const Arg& arg : op.args)
+        if (is_output(arg.role) &&
+            !same(first.arguments.views.at(arg.name), again.arguments.views.at(arg.name)))
+            return format("%s: %s differs between two runs", op.name.c_str(), arg.name.c_str());
+    for (auto& [name, mode] : op.inputs)
+        if (!same(first.gradients.views.at(name), again.gradients.views.at(name)))
+            return format("%s: d%s differs between two runs", op.name.c_str(), name.c_str());
     return "";
+}
+
+std::string check_races(const OpCase& op, Ctx& ctx, Dtype x) {
+    const simt::runtime::Trace& trace = *ctx.simt.trace;
+    run_case(op, ctx, x);
+    if (trace.races() == 0) return "";
+    return format("%s: %ld races: %s", op.name.c_str(), long(trace.races()),
+                  trace.first_race().c_str());
 }
 
 Timing time_case(const OpCase& op, int threads, int repeats) {
     using Clock = std::chrono::steady_clock;
     Ctx ctx(Backend::cpu, threads);
-    Buffers arguments = make_arguments(op, ctx), gradients;
-    if (op.backward) gradients = make_gradients(op, ctx);
+    Buffers arguments = make_arguments(op, ctx, ctx.dtype()), gradients;
+    if (op.backward) gradients = make_gradients(op, ctx, ctx.dtype());
     std::vector<char> flush(64 << 20); // larger than the last-level cache
     std::vector<double> forward, backward;
     for (int i = 0; i < repeats + 2; i++) {

@@ -22,12 +22,12 @@ run() {
 
 # The same, to the terminal.
 run_shown() {
-    name=$1
-    model=$2
+    to=$1
+    of=$2
     shift 2
-    ${LAUNCH:-} ./train -runs "$work" -name "$name" -model "$model" -layers 2 -channels 64 \
+    ${LAUNCH:-} ./train -runs "$work" -name "$to" -model "$of" -layers 2 -channels 64 \
         -data "$work/text.jsonl" -rl.data "$work/problems.jsonl" -val_data embedded:sentences \
-        -val_fraction 0.0001 -val_rows 4 -eval_problems embedded:arithmetic -eval_count 4 \
+        -val_fraction 0.0001 -val_rows 130 -eval_problems embedded:arithmetic -eval_count 4 \
         -eval_samples 2 -eval_new_tokens 12 -pretrain.steps 60 -midtrain.steps 20 -rl.steps 10 \
         -batch 8 -context 64 -lr 3e-3 -rl.lr 1e-4 -groups 2 -group_size 8 -rl.max_new_tokens 12 \
         -bias_rate 1e-3 -checkpoint_every 4 -seed 3 "$@"
@@ -50,14 +50,14 @@ check() { # DESCRIPTION COMMAND...
     fi
 }
 
-# FIRST SECOND: the losses of all steps agree to 1e-6 relative
+# FIRST SECOND: the losses of all steps and of held-out text agree to 1e-6 relative
 losses_agree() {
     python3 - "$work/$1/metrics.jsonl" "$work/$2/metrics.jsonl" <<'PYTHON'
 import json
 import sys
 
 runs = [[json.loads(line) for line in open(path)] for path in sys.argv[1:]]
-losses = [[(row["global_step"], row["loss"]) for row in run if "loss" in row] for run in runs]
+losses = [[(row["global_step"], row[key]) for row in run for key in ("loss", "val_ce") if key in row] for run in runs]
 worst = max(abs(a[1] - b[1]) / abs(a[1]) for a, b in zip(*losses))
 print(f"        {len(losses[0])} losses, largest relative difference {worst:.1e}")
 sys.exit(not (len(losses[0]) > 50 and [a[0] for a in losses[0]] == [b[0] for b in losses[1]] and worst < 1e-6))

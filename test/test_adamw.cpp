@@ -76,31 +76,34 @@ TEST_CASE("adamw: grad_scale is the gradient scaled", "[op][adamw]") {
     }
 }
 
-TEST_CASE("adamw: an element does not depend on its neighbours", "[op][adamw][cpu]") {
+TEST_CASE("adamw: an element does not depend on its neighbours", "[op][adamw][cpu][simt]") {
     // Any offset and length: vector body and tail compute the same bits.
     const int64_t n = 70;
-    auto run = [](int64_t begin, int64_t count, Buffer(&b)[4]) {
+    auto run = [](Backend backend, int64_t begin, int64_t count, Buffer(&b)[4]) {
         for (int k = 0; k < 4; k++) {
             Rng rng(13, uint64_t(k));
             b[k] = Buffer(Dtype::f32, "b", n);
             for (int64_t i = 0; i < n; i++) b[k].as<float>()[i] = float(rng.uniform() + 0.1);
         }
-        Ctx ctx(Backend::cpu, 2);
+        Ctx ctx(backend, 2);
         auto part = [&](int k) { return b[k].view().slice_rows(begin, count); };
         adamw_update(ctx, part(0), part(1), part(2), part(3), {1e-3, 0.9, 0.95, 1e-8, 0.1, 0.7, 3});
     };
-    Buffer whole[4], piece[4];
-    run(0, n, whole);
-    for (auto [begin, count] :
-         {std::array<int64_t, 2>{0, 1}, {1, 16}, {3, 33}, {37, 33}, {69, 1}}) {
-        run(begin, count, piece);
-        for (int64_t i = begin; i < begin + count; i++)
-            for (int k = 0; k < 3; k++) REQUIRE(piece[k].as<float>()[i] == whole[k].as<float>()[i]);
+    for (Backend backend : {Backend::cpu, Backend::simt}) {
+        Buffer whole[4], piece[4];
+        run(backend, 0, n, whole);
+        for (auto [begin, count] :
+             {std::array<int64_t, 2>{0, 1}, {1, 16}, {3, 33}, {37, 33}, {69, 1}}) {
+            run(backend, begin, count, piece);
+            for (int64_t i = begin; i < begin + count; i++)
+                for (int k = 0; k < 3; k++)
+                    REQUIRE(piece[k].as<float>()[i] == whole[k].as<float>()[i]);
+        }
     }
 }
 
 TEST_CASE("square sum: the same bits at any thread count, the value of the reference",
-          "[op][adamw]") {
+          "[op][adamw][simt]") {
     for (int64_t n : {1, 15, 16, 17, 16384, 16385, 100003}) {
         Buffer grad(Dtype::f32, "grad", n), wide(Dtype::f64, "wide", n), out(Dtype::f64, "out", 1);
         Rng rng(17, uint64_t(n));
@@ -111,19 +114,24 @@ TEST_CASE("square sum: the same bits at any thread count, the value of the refer
         Ctx ref(Backend::ref, 1);
         square_sum_forward(ref, out.view(), wide.view());
         const double want = out.as<double>()[0];
-        double first = 0;
-        for (int threads : {1, 2, 3, 5}) {
-            Ctx ctx(Backend::cpu, threads);
-            out.as<double>()[0] = NAN;
-            square_sum_forward(ctx, out.view(), grad.view());
-            if (threads == 1) first = out.as<double>()[0];
-            CHECK(out.as<double>()[0] == first);
-            CHECK(first == Approx(want).epsilon(1e-13)); // squares of floats are exact in double
+        for (Backend backend : {Backend::cpu, Backend::simt}) {
+            double first = 0;
+            for (int threads : {1, 2, 3, 5}) {
+                Ctx ctx(backend, threads);
+                ctx.simt.seed = uint32_t(threads);
+                out.as<double>()[0] = NAN;
+                square_sum_forward(ctx, out.view(), grad.view());
+                if (threads == 1) first = out.as<double>()[0];
+                CHECK(out.as<double>()[0] == first);
+                CHECK(first == Approx(want).epsilon(1e-13)); // squares of floats: exact in double
+            }
         }
     }
     Buffer large(Dtype::f32, "large", 3), out(Dtype::f64, "out", 1);
     for (int i = 0; i < 3; i++) large.as<float>()[i] = 1e30f; // its square overflows fp32
-    Ctx ctx(Backend::cpu, 1);
-    square_sum_forward(ctx, out.view(), large.view());
-    CHECK(out.as<double>()[0] == Approx(3e60));
+    for (Backend backend : {Backend::cpu, Backend::simt}) {
+        Ctx ctx(backend, 1);
+        square_sum_forward(ctx, out.view(), large.view());
+        CHECK(out.as<double>()[0] == Approx(3e60));
+    }
 }

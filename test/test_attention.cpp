@@ -18,10 +18,9 @@ void fill_normal(View view, uint64_t stream) {
 
 // Documents of the given lengths in one packed batch, and the same keys and values in pages in a
 // shuffled order: every row of the paged forward must have the bits of the packed one.
-void compare_paged(Backend backend, const std::vector<int64_t>& lengths, int page_size, int H,
-                   int HKV, int64_t D) {
-    Ctx ctx(backend, 0);
-    const Dtype x = ctx.dtype();
+void compare_paged(Dtype x, const std::vector<int64_t>& lengths, int page_size, int H, int HKV,
+                   int64_t D) {
+    Ctx ctx(x == Dtype::f64 ? Backend::ref : Backend::cpu, 0);
     const int64_t N = std::accumulate(lengths.begin(), lengths.end(), int64_t(0));
     const int R = int(lengths.size());
     int max_pages = 0, pages = 0;
@@ -30,7 +29,8 @@ void compare_paged(Backend backend, const std::vector<int64_t>& lengths, int pag
         max_pages = std::max(max_pages, count);
         pages += count;
     }
-    Buffer q(x, "q", N, H * D), k(x, "k", N, HKV * D), v(x, "v", N, HKV * D), lse(x, "lse", N, H);
+    Buffer q(x, "q", N, H * D), k(x, "k", N, HKV * D), v(x, "v", N, HKV * D),
+        lse(ctx.dtype(), "lse", N, H);
     Buffer packed(x, "packed", N, H * D), paged(x, "paged", N, H * D);
     Buffer start(Dtype::i32, "doc_start", N), row(Dtype::i32, "row", N),
         length_view(Dtype::i32, "length", N), slot(Dtype::i32, "slot", N),
@@ -96,14 +96,14 @@ void compare_paged(Backend backend, const std::vector<int64_t>& lengths, int pag
 } // namespace
 
 TEST_CASE("attention: a paged query has the bits of the packed row", "[op][attention]") {
-    for (Backend backend : {Backend::ref, Backend::cpu})
+    for (Dtype x : {Dtype::f64, Dtype::f32, Dtype::bf16})
         for (int page_size : {1, 7, 16, 64, 100}) {
-            compare_paged(backend, {1, 63, 64, 65, 130, 5}, page_size, 4, 2, 32);
-            compare_paged(backend, {17, 3}, page_size, 3, 1, 6);
-            compare_paged(backend, {70}, page_size, 2, 2, 20);
-            compare_paged(backend, {66, 2}, page_size, 80, 2,
+            compare_paged(x, {1, 63, 64, 65, 130, 5}, page_size, 4, 2, 32);
+            compare_paged(x, {17, 3}, page_size, 3, 1, 6);
+            compare_paged(x, {70}, page_size, 2, 2, 20);
+            compare_paged(x, {66, 2}, page_size, 80, 2,
                           3); // more heads share than a tile holds
-            compare_paged(backend, std::vector<int64_t>(20, 33), page_size, 4, 2, 16);
+            compare_paged(x, std::vector<int64_t>(20, 33), page_size, 4, 2, 16);
         }
 }
 

@@ -46,16 +46,18 @@ bool contains(const std::string& text, const std::string& part) {
 const Tokenizer kTokenizer;
 const StreamOptions kOptions{32, true, 7, Split::train, 0.02};
 
-std::string text_of(const std::vector<int32_t>& tokens) { return kTokenizer.decode(tokens); }
+std::string text_of(const std::vector<int32_t>& tokens) {
+    return kTokenizer.decode(tokens, Specials::skip);
+}
 
 } // namespace
 
 TEST_CASE("data: tokens decode to the bytes they came from", "[data]") {
     std::string all;
     for (int byte = 0; byte < 256; byte++) all += char(byte);
-    CHECK(kTokenizer.decode(kTokenizer.encode(all)) == all);
+    CHECK(text_of(kTokenizer.encode(all)) == all);
     CHECK(kTokenizer.vocab_size() == 257);
-    CHECK(kTokenizer.decode({72, 256, 105}) == "Hi");
+    CHECK(text_of({72, 256, 105}) == "Hi");
 }
 
 TEST_CASE("data: no held-out triple occurs in any training text, not even as a step", "[data]") {
@@ -200,6 +202,27 @@ TEST_CASE("data: a long text is cut without losing or doubling a byte", "[data]"
         size_t(std::mismatch(joined.begin(), joined.end(), text.begin()).first - joined.begin());
     CHECK(joined.size() == text.size() - 1);
     CHECK(joined.substr(border) == text.substr(border + 1));
+}
+
+TEST_CASE("data: pieces of several bytes a token end at characters and lead to the next",
+          "[data]") {
+    Folder folder;
+    std::string text;
+    for (int i = 0; i < 9000; i++) text += "\u00e9t\u00e9 "; // one line
+    const Tokenizer tokenizer("test/golden/bpe/tokenizer.json");
+    const auto source = open_source(folder.file("a.txt", text), tokenizer, Split::train, 0.1, 1);
+    REQUIRE(source->size() > 5);
+    std::string joined;
+    for (int64_t i = 0; i < source->size(); i++) {
+        const Document d = source->document(i);
+        const bool last = i + 1 == source->size();
+        if (!last) CHECK(d.tokens.back() == source->document(i + 1).tokens.front());
+        const std::string piece =
+            tokenizer.decode(d.tokens.data(), d.tokens.size() - 1, Specials::skip);
+        CHECK(valid_utf8_prefix(piece) == piece.size());
+        joined += piece;
+    }
+    CHECK(joined == text);
 }
 
 TEST_CASE("data: shards give back what was written", "[data]") {

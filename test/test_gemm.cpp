@@ -14,6 +14,12 @@ std::vector<float> random_values(int64_t count, uint64_t stream) {
     for (float& value : values) value = float(rng.normal());
     return values;
 }
+
+template <class To, class From> std::vector<To> values_as(const std::vector<From>& from) {
+    std::vector<To> to(from.size());
+    convert(to.data(), from.data(), int64_t(from.size()));
+    return to;
+}
 } // namespace
 
 TEST_CASE("gemm: every transposition and store mode equals the reference", "[gemm][cpu]") {
@@ -42,23 +48,64 @@ TEST_CASE("gemm: every transposition and store mode equals the reference", "[gem
                 }
 }
 
-TEST_CASE("gemm: a row does not depend on the number of rows", "[gemm][cpu]") {
-    Ctx ctx(Backend::cpu, 2);
+template <class T> static void compare_row_counts(Ctx& ctx) {
     for (auto [n, k] : {std::array{256, 768}, {768, 256}, {512, 256}, {384, 128}, {257, 128}}) {
-        auto a = random_values(512 * k, 4), b = random_values(int64_t(n) * k, 5);
-        std::vector<float> full(512 * n), part(512 * n);
-        auto run = [&](std::vector<float>& c, int m) {
-            gemm(ctx, make_view(c.data(), Dtype::f32, "c", m, n),
-                 make_view(a.data(), Dtype::f32, "a", m, k), Trans::no,
-                 make_view(b.data(), Dtype::f32, "b", n, k), Trans::yes, Store::overwrite);
+        const auto a = values_as<T>(random_values(512 * k, 4));
+        const auto b = values_as<T>(random_values(int64_t(n) * k, 5));
+        std::vector<T> full(512 * n), part(512 * n);
+        auto run = [&](std::vector<T>& c, int m) {
+            const Dtype x = dtype_of<T>();
+            gemm(ctx, make_view(c.data(), x, "c", m, n),
+                 make_view(const_cast<T*>(a.data()), x, "a", m, k), Trans::no,
+                 make_view(const_cast<T*>(b.data()), x, "b", n, k), Trans::yes, Store::overwrite);
         };
         run(full, 512);
         for (int m : {1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 64, 100, 128, 511}) {
             run(part, m);
-            INFO("n " << n << " k " << k << " m " << m);
-            CHECK(std::memcmp(part.data(), full.data(), sizeof(float) * m * n) == 0);
+            INFO("n " << n << " k " << k << " m " << m << " " << dtype_name(dtype_of<T>()));
+            CHECK(std::memcmp(part.data(), full.data(), sizeof(T) * m * n) == 0);
         }
     }
+}
+
+TEST_CASE("gemm: a row does not depend on the number of rows", "[gemm][cpu]") {
+    Ctx ctx(Backend::cpu, 2);
+    compare_row_counts<float>(ctx);
+    compare_row_counts<bf16>(ctx);
+}
+
+TEST_CASE("gemm: bf16 operands are summed in fp32", "[gemm][cpu]") {
+    const int m = 33, n = 70, k = 257;
+    const auto a = random_values(m * k, 1), b = random_values(k * n, 2);
+    auto half_a = values_as<bf16>(a), half_b = values_as<bf16>(b);
+    auto exact_a = values_as<float>(half_a), exact_b = values_as<float>(half_b);
+    Ctx ctx(Backend::cpu, 2);
+    std::vector<float> want(m * n, 1.0f), single(m * n, 1.0f), mixed(m * n, 1.0f);
+    std::vector<bf16> narrow(m * n, bf16{0x3f80});
+    auto view = [](auto& v, int64_t r, int64_t q) {
+        return make_view(v.data(), dtype_of<std::decay_t<decltype(v[0])>>(), "v", r, q);
+    };
+    auto product = [&](View c, const View& x, const View& y) {
+        gemm(ctx, c, x, Trans::no, y, Trans::no, Store::accumulate);
+    };
+    product(view(want, m, n), view(exact_a, m, k), view(exact_b, k, n));
+    product(view(single, m, n), view(half_a, m, k), view(half_b, k, n));
+    product(view(mixed, m, n), view(half_a, m, k), view(exact_b, k, n));
+    product(view(narrow, m, n), view(half_a, m, k), view(exact_b, k, n));
+    for (int i = 0; i < m * n; i++) {
+        CHECK(std::fabs(single[i] - want[i]) < 2e-4f);
+        CHECK(std::fabs(mixed[i] - want[i]) < 2e-4f);
+        CHECK(std::fabs(bf16_to_float(narrow[i].bits) - want[i]) <=
+              std::fabs(want[i]) / 256 + 2e-4f);
+    }
+}
+
+TEST_CASE("simd: bf16 rounds as the scalar conversion does", "[cpu]") {
+    std::vector<float> values = {0.0f,   -0.0f,   INFINITY,     -INFINITY,  NAN,
+                                 1e-40f, 3.4e38f, -1.00390625f, 1.01171875f};
+    for (float value : random_values(1000, 9)) values.push_back(value * 1e3f);
+    const auto narrow = values_as<bf16>(values);
+    for (size_t i = 0; i < values.size(); i++) CHECK(narrow[i].bits == float_to_bf16(values[i]));
 }
 
 TEST_CASE("simd: exp is within 2 ulp of the double value", "[cpu]") {

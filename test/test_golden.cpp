@@ -2,8 +2,7 @@
 #include "test/catch.h"
 #include "test/golden_runner.h"
 
-TEST_CASE("golden: every vector of test/golden that is not skipped is reproduced",
-          "[golden][slow]") {
+TEST_CASE("golden: every vector of test/golden is reproduced", "[golden][slow]") {
     for (const GoldenResult& result : run_golden("test/golden")) {
         INFO(result.name << ": " << result.error << ", tolerance " << result.tolerance);
         CHECK(result.ok);

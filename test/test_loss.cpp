@@ -9,13 +9,23 @@
 
 namespace {
 
+struct Where {
+    Backend backend;
+    int path; // of the kernels
+    bool exact() const { return backend == Backend::ref; }
+};
+const Where kRef{Backend::ref, -1}, kCpu{Backend::cpu, -1};
+const Where kSweep{Backend::simt, 0}, kBlock{Backend::simt, 1}, kCluster{Backend::simt, 8};
+const Where kEverywhere[] = {kRef, kCpu, kSweep, kBlock, kCluster};
+
 struct Rows {
     Ctx ctx;
     Buffer logits, stats, targets, scale, old_logp;
-    Rows(Backend backend, int64_t N, int64_t Vp)
-        : ctx(backend, 0), logits(ctx.dtype(), "logits", N, Vp),
+    Rows(const Where& where, int64_t N, int64_t Vp)
+        : ctx(where.backend, 0), logits(ctx.dtype(), "logits", N, Vp),
           stats(ctx.dtype(), "stats", N, kLossStats), targets(Dtype::i32, "targets", N),
           scale(ctx.dtype(), "scale", N), old_logp(ctx.dtype(), "old_logp", N) {
+        ctx.simt.path = where.path;
         Rng rng(3, 4);
         for (int64_t i = 0; i < N * Vp; i++) set(logits, i, double(float(2 * rng.normal())));
         for (int64_t n = 0; n < N; n++) set(scale, n, 1);
@@ -30,13 +40,12 @@ struct Rows {
 };
 
 LossShape plain(int V) { return {V, 20, 0, 0, 0, RewardForm::factor, 1, 0.2, 0.28}; }
-const Backend kBoth[] = {Backend::ref, Backend::cpu};
 
 } // namespace
 
 TEST_CASE("loss: a negative weight flips the gradient's sign", "[op][loss]") {
-    for (Backend backend : kBoth) {
-        Rows up(backend, 3, 64), down(backend, 3, 64);
+    for (const Where& where : kEverywhere) {
+        Rows up(where, 3, 64), down(where, 3, 64);
         for (int64_t n = 0; n < 3; n++) Rows::set(down.scale, n, -1);
         LossShape shape = plain(61);
         shape.beta = -0.25;
@@ -49,9 +58,9 @@ TEST_CASE("loss: a negative weight flips the gradient's sign", "[op][loss]") {
 }
 
 TEST_CASE("loss: a row's gradient sums to zero, whatever the rewards", "[op][loss]") {
-    for (Backend backend : kBoth)
+    for (const Where& where : kEverywhere)
         for (double beta : {-0.5, 0.0, 2.0}) {
-            Rows rows(backend, 5, 272);
+            Rows rows(where, 5, 272);
             LossShape shape = plain(257);
             shape.beta = beta;
             shape.lambda_head = 0.1;
@@ -63,13 +72,13 @@ TEST_CASE("loss: a row's gradient sums to zero, whatever the rewards", "[op][los
                     sum += Rows::get(rows.logits, n * 272 + v);
                     size += std::fabs(Rows::get(rows.logits, n * 272 + v));
                 }
-                CHECK(std::fabs(sum) <= (backend == Backend::ref ? 1e-14 : 1e-6) * size);
+                CHECK(std::fabs(sum) <= (where.exact() ? 1e-14 : 1e-6) * size);
             }
         }
 }
 
 TEST_CASE("loss: at beta = lambda = 0 the gradient is p - onehot", "[op][loss]") {
-    Rows rows(Backend::ref, 1, 16);
+    Rows rows(kRef, 1, 16);
     std::vector<double> p(13);
     double sum = 0;
     for (int v = 0; v < 13; v++) sum += p[v] = std::exp(Rows::get(rows.logits, v));
@@ -88,7 +97,7 @@ TEST_CASE("loss: the gradient is that of the expected reward with rewards held",
     shape.lambda_tail = -0.2;
     for (RewardForm form : {RewardForm::factor, RewardForm::exponent}) {
         shape.form = form;
-        Rows rows(Backend::ref, 1, 16);
+        Rows rows(kRef, 1, 16);
         rows.targets.as<int32_t>()[0] = 6;
         std::vector<double> z(V), r(V);
         for (int v = 0; v < V; v++) z[v] = Rows::get(rows.logits, v);
@@ -120,8 +129,8 @@ TEST_CASE("loss: the gradient is that of the expected reward with rewards held",
 }
 
 TEST_CASE("loss: ignored rows and padding are exactly zero", "[op][loss]") {
-    for (Backend backend : kBoth) {
-        Rows rows(backend, 2, 32);
+    for (const Where& where : kEverywhere) {
+        Rows rows(where, 2, 32);
         rows.targets.as<int32_t>()[1] = kIgnoredTarget;
         Rows::set(rows.logits, 30, 1e6); // junk in the padding of row 0
         rows.run(plain(29), false);
@@ -133,10 +142,10 @@ TEST_CASE("loss: ignored rows and padding are exactly zero", "[op][loss]") {
 }
 
 TEST_CASE("loss: the clipped surrogate is flat outside the clip range", "[op][loss]") {
-    for (Backend backend : kBoth)
+    for (const Where& where : kEverywhere)
         for (double scale : {1.0, -1.0})
             for (double shift : {-0.5, -0.1, 0.0, 0.1, 0.5}) {
-                Rows probe(backend, 1, 32), rows(backend, 1, 32);
+                Rows probe(where, 1, 32), rows(where, 1, 32);
                 probe.run(plain(32), false);
                 Rows::set(rows.old_logp, 0, -probe.stat(0, kStatCe) - shift);
                 Rows::set(rows.scale, 0, scale);
@@ -155,22 +164,24 @@ TEST_CASE("loss: the clipped surrogate is flat outside the clip range", "[op][lo
 }
 
 TEST_CASE("loss: statistics alone have the bits of the pass with gradient", "[op][loss]") {
-    Rows rows(Backend::cpu, 33, 272);
-    Buffer alone(Dtype::f32, "stats", 33, kLossStats), one(Dtype::f32, "stats", 1, kLossStats);
-    LossShape shape = plain(257);
-    loss_forward(rows.ctx, alone.view(), rows.logits.view(), rows.targets.view(), shape);
-    loss_forward(rows.ctx, one.view(), rows.logits.view().slice_rows(32, 1),
-                 rows.targets.view().slice_rows(32, 1), shape);
-    rows.run(shape, false);
-    CHECK(std::memcmp(alone.view().data, rows.stats.view().data, alone.view().bytes()) == 0);
-    CHECK(std::memcmp(alone.view().slice_rows(32, 1).data, one.view().data, one.view().bytes()) ==
-          0);
+    for (const Where& where : {kCpu, kSweep, kBlock, kCluster}) {
+        Rows rows(where, 33, 272);
+        Buffer alone(Dtype::f32, "stats", 33, kLossStats), one(Dtype::f32, "stats", 1, kLossStats);
+        LossShape shape = plain(257);
+        loss_forward(rows.ctx, alone.view(), rows.logits.view(), rows.targets.view(), shape);
+        loss_forward(rows.ctx, one.view(), rows.logits.view().slice_rows(32, 1),
+                     rows.targets.view().slice_rows(32, 1), shape);
+        rows.run(shape, false);
+        CHECK(std::memcmp(alone.view().data, rows.stats.view().data, alone.view().bytes()) == 0);
+        CHECK(std::memcmp(alone.view().slice_rows(32, 1).data, one.view().data,
+                          one.view().bytes()) == 0);
+    }
 }
 
 TEST_CASE("loss: a row that is not finite says so in loss and gradient", "[op][loss]") {
-    for (Backend backend : kBoth)
+    for (const Where& where : kEverywhere)
         for (double bad : {double(NAN), double(INFINITY)}) {
-            Rows rows(backend, 2, 64);
+            Rows rows(where, 2, 64);
             Rows::set(rows.logits, 10, bad);
             rows.run(plain(64), false);
             CHECK(std::isnan(rows.stat(0, kStatCe)));
@@ -181,8 +192,8 @@ TEST_CASE("loss: a row that is not finite says so in loss and gradient", "[op][l
 }
 
 TEST_CASE("loss: temperature divides the logits and the gradient", "[op][loss]") {
-    for (Backend backend : kBoth) {
-        Rows hot(backend, 1, 32), scaled(backend, 1, 32);
+    for (const Where& where : kEverywhere) {
+        Rows hot(where, 1, 32), scaled(where, 1, 32);
         for (int v = 0; v < 32; v++) Rows::set(scaled.logits, v, Rows::get(scaled.logits, v) / 2);
         LossShape shape = plain(32);
         shape.temperature = 2;
@@ -196,6 +207,7 @@ TEST_CASE("loss: temperature divides the logits and the gradient", "[op][loss]")
 }
 
 // Fills a row of `V` logits that is hard for the top-k search.
+constexpr int kHardRows = 11;
 static std::vector<double> hard_row(int kind, int V, Rng& rng) {
     std::vector<double> z(V);
     for (int v = 0; v < V; v++) {
@@ -210,51 +222,70 @@ static std::vector<double> hard_row(int kind, int V, Rng& rng) {
         if (kind == 7) z[v] = v % 2 ? 0.0 : -0.0;                     // zeros of both signs
         if (kind == 8) z[v] = v % 80 == 79 ? 5 + 1e-3 * x : -5 + x;   // large ones in few groups
         if (kind == 9) z[v] = rng.chance(0.5) ? 7.0 : 7.0 + 1e-6 * v; // neighbouring floats
+        if (kind == 10) z[v] = 0.01 * v; // every column is larger than all before
         z[v] = double(float(z[v]));
     }
     return z;
 }
 
+// A batch of one row of every kind, through ref and `where`, with lambda_head and lambda_tail of
+// opposite sign: one wrong member of K changes its gradient's sign.
+static void check_top_k(const Where& where, int V, int k, Rng& rng) {
+    Rows ref(kRef, kHardRows, V + 3), fast(where, kHardRows, V + 3);
+    LossShape shape = plain(V);
+    shape.k = k;
+    shape.lambda_head = 0.5;
+    shape.lambda_tail = -0.5;
+    for (int kind = 0; kind < kHardRows; kind++) {
+        const std::vector<double> z = hard_row(kind, V, rng);
+        int32_t x = int32_t(rng.below(V));
+        while (kind == 3 && std::isinf(z[x]) && rng.chance(0.9)) x = int32_t(rng.below(V));
+        for (Rows* rows : {&ref, &fast}) {
+            for (int v = 0; v < V; v++) Rows::set(rows->logits, kind * (V + 3) + v, z[v]);
+            rows->targets.as<int32_t>()[kind] = x;
+        }
+    }
+    ref.run(shape, false);
+    fast.run(shape, false);
+    for (int kind = 0; kind < kHardRows; kind++) {
+        double square = 0, norm = 0;
+        for (int v = 0; v < V + 3; v++) {
+            const double want = Rows::get(ref.logits, kind * (V + 3) + v);
+            const double got = Rows::get(fast.logits, kind * (V + 3) + v);
+            square += (got - want) * (got - want);
+            norm += want * want;
+        }
+        CAPTURE(where.path, V, kind, k, ref.targets.as<int32_t>()[kind]);
+        const bool none = std::isnan(norm); // nothing but -inf: NaN in both
+        CHECK((none ? std::isnan(square) : square <= 4e-12 * norm + 1e-60));
+        const double mass = ref.stat(kind, kStatHeadMass);
+        const double smallest = 1e-37; // normal fp32 number, about
+        if (!none)
+            CHECK(std::fabs(fast.stat(kind, kStatHeadMass) - mass) <= 2e-6 * mass + smallest);
+    }
+}
+
 TEST_CASE("loss: the fast top-k is the sorted one, whatever the row", "[op][loss]") {
-    // lambda_head and lambda_tail of opposite sign: one wrong member changes its gradient's sign.
     Rng rng(8, 1);
     for (const int V : {1, 2, 31, 257, 1000, 3001})
-        for (int kind = 0; kind < 10; kind++)
-            for (const int k : {0, 1, 2, 20, 100, V - 1, V, V + 5}) {
-                if (k < 0) continue;
-                const std::vector<double> z = hard_row(kind, V, rng);
-                Rows ref(Backend::ref, 1, V + 3), cpu(Backend::cpu, 1, V + 3);
-                LossShape shape = plain(V);
-                shape.k = k;
-                shape.lambda_head = 0.5;
-                shape.lambda_tail = -0.5;
-                int32_t x = int32_t(rng.below(V));
-                while (kind == 3 && std::isinf(z[x]) && rng.chance(0.9)) x = int32_t(rng.below(V));
-                for (Rows* rows : {&ref, &cpu}) {
-                    for (int v = 0; v < V; v++) Rows::set(rows->logits, v, z[v]);
-                    rows->targets.as<int32_t>()[0] = x;
-                    rows->run(shape, false);
-                }
-                double square = 0, norm = 0;
-                for (int v = 0; v < V + 3; v++) {
-                    const double want = Rows::get(ref.logits, v), got = Rows::get(cpu.logits, v);
-                    square += (got - want) * (got - want);
-                    norm += want * want;
-                }
-                CAPTURE(V, kind, k, x);
-                const bool none = std::isnan(norm); // nothing but -inf: NaN in both
-                CHECK((none ? std::isnan(square) : square <= 4e-12 * norm + 1e-60));
-                const double mass = ref.stat(0, kStatHeadMass);
-                const double smallest = 1e-37; // normal fp32 number, about
-                if (!none)
-                    CHECK(std::fabs(cpu.stat(0, kStatHeadMass) - mass) <= 2e-6 * mass + smallest);
-            }
+        for (const int k : {0, 1, 2, 20, 100, V - 1, V, V + 5}) check_top_k(kCpu, V, k, rng);
+}
+
+TEST_CASE("loss: the kernels' top-k is the sorted one, whatever the row", "[op][loss][simt]") {
+    Rng rng(8, 2);
+    for (const Where& where : {kSweep, kBlock, kCluster}) {
+        for (const int V : {1, 31, 257, 3001})
+            for (const int k : {0, 1, 20, 100, V - 1, V, V + 5}) check_top_k(where, V, k, rng);
+        check_top_k(where, 20011, 100, rng);
+        check_top_k(where, 20011, 1024, rng); // the longest list
+        check_top_k(where, 20011, 1025, rng); // selection over the row
+    }
 }
 
 TEST_CASE("loss: one real column has loss 0, entropy 0 and no gradient", "[op][loss]") {
-    for (Backend backend : kBoth)
+    for (const Where& where : kEverywhere)
         for (double beta : {-0.5, 0.0, 0.5}) {
-            Rows rows(backend, 1, 16);
+            Rows rows(where, 1, 16);
             LossShape shape = plain(1);
             shape.beta = beta;
             shape.lambda_tail = -0.1;
@@ -267,16 +298,15 @@ TEST_CASE("loss: one real column has loss 0, entropy 0 and no gradient", "[op][l
 
 TEST_CASE("loss: a saturated target keeps its complement and its gradient", "[op][loss]") {
     // One competitor at distance d: q = 1 / (1 + e^d), g_x = q^(1 + beta) in the factor form.
-    for (Backend backend : kBoth)
+    for (const Where& where : kEverywhere)
         for (double d : {2.0, 10.0, 20.0, 30.0, 60.0}) {
-            Rows rows(backend, 1, 16);
+            Rows rows(where, 1, 16);
             Rows::set(rows.logits, 0, d);
             Rows::set(rows.logits, 1, 0);
             LossShape shape = plain(2);
             shape.beta = -0.25;
             rows.run(shape, false);
-            const double q = 1 / (1 + std::exp(d)),
-                         tolerance = backend == Backend::ref ? 1e-12 : 2e-6;
+            const double q = 1 / (1 + std::exp(d)), tolerance = where.exact() ? 1e-12 : 2e-6;
             CHECK(rows.stat(0, kStatQ) == Approx(q).epsilon(tolerance));
             CHECK(rows.stat(0, kStatCe) == Approx(std::log1p(std::exp(-d))).epsilon(tolerance));
             CHECK(Rows::get(rows.logits, 0) == Approx(-std::pow(q, 0.75)).epsilon(tolerance));
@@ -284,8 +314,8 @@ TEST_CASE("loss: a saturated target keeps its complement and its gradient", "[op
 }
 
 TEST_CASE("loss: a batch with no target writes zeros only", "[op][loss]") {
-    for (Backend backend : kBoth) {
-        Rows rows(backend, 9, 272);
+    for (const Where& where : kEverywhere) {
+        Rows rows(where, 9, 272);
         for (int n = 0; n < 9; n++) rows.targets.as<int32_t>()[n] = kIgnoredTarget;
         Rows::set(rows.logits, 5, NAN);
         rows.run(plain(257), true);

@@ -45,11 +45,12 @@ struct RandomBatch {
 };
 
 // Gradients of one batch, as bytes.
-std::vector<char> gradients(bool moe, int threads, bool recompute, int64_t loss_rows) {
-    Ctx ctx(Backend::cpu, threads);
+std::vector<char> gradients(bool moe, bool bf16, int threads, bool recompute) {
+    Ctx ctx(Backend::cpu, threads, bf16);
     Model model(ctx, small(moe));
     init_params(model.weights, model.table, model.config, 5, 0.05);
-    TrainPass pass(ctx, model, {70, loss_rows, true, recompute});
+    model.weights_changed();
+    TrainPass pass(ctx, model, {70, 16, true, recompute});
     RandomBatch random(70);
     LossShape shape{257, 20, -0.25, 0, -0.1, RewardForm::factor, 1, 0.2, 0.28};
     pass.zero_grads();
@@ -100,12 +101,36 @@ TEST_CASE("model: the table's sizes add up to the count", "[model]") {
 
 TEST_CASE("model: recomputed blocks give the same bits", "[model]") {
     for (bool moe : {false, true})
-        CHECK(gradients(moe, 2, false, 16) == gradients(moe, 2, true, 16));
+        for (bool bf16 : {false, true})
+            CHECK(gradients(moe, bf16, 2, false) == gradients(moe, bf16, 2, true));
 }
 
 TEST_CASE("model: the number of threads does not change a bit", "[model]") {
     for (bool moe : {false, true})
-        CHECK(gradients(moe, 1, false, 16) == gradients(moe, 2, false, 16));
+        for (bool bf16 : {false, true})
+            CHECK(gradients(moe, bf16, 1, false) == gradients(moe, bf16, 2, false));
+}
+
+// Rounding to bf16 changes a gradient by some 2^-8 of its size, times what the layers make of it; a
+// router near a tie also selects another expert.
+TEST_CASE("model: gradients in bf16 are near those in fp32", "[model]") {
+    for (bool moe : {false, true}) {
+        const std::vector<char> wide = gradients(moe, false, 2, false);
+        const std::vector<char> narrow = gradients(moe, true, 2, false);
+        REQUIRE(wide.size() == narrow.size()); // fp32 both
+        double square = 0, error = 0;
+        for (size_t i = 0; i < wide.size(); i += sizeof(float)) {
+            float a, b;
+            std::memcpy(&a, wide.data() + i, sizeof a);
+            std::memcpy(&b, narrow.data() + i, sizeof b);
+            square += double(a) * double(a);
+            error += (double(a) - double(b)) * (double(a) - double(b));
+        }
+        CAPTURE(moe, std::sqrt(error / square));
+        const double tolerance = moe ? 0.05 : 0.02;
+        CHECK(error < square * tolerance * tolerance);
+        CHECK(error > 0);
+    }
 }
 
 TEST_CASE("model: gradients are those of finite differences, end to end", "[model]") {

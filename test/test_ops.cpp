@@ -1,16 +1,78 @@
-// Every op case through every mode (test/op_case.h).
+// Every op case through every mode (test/op_case.h), on the CPU and through the kernels.
 #include "test/catch.h"
 #include "test/op_case.h"
 
-static void run_mode(std::string (*mode)(const OpCase&)) {
-    for (const OpCase& op : all_op_cases()) {
-        if (op.perf) continue;
-        INFO(op.name);
-        CHECK(mode(op) == "");
-    }
+template <class Check> static void for_cases(const Check& check) {
+    for (const OpCase& op : all_op_cases())
+        if (!op.perf) CHECK(check(op) == "");
 }
 
-TEST_CASE("ops: cpu matches the double reference", "[op][cpu]") { run_mode(check_match); }
-TEST_CASE("ops: ref gradients equal finite differences", "[op][ref]") { run_mode(check_gradient); }
-TEST_CASE("ops: outputs fully written, nothing else touched", "[op]") { run_mode(check_guard); }
-TEST_CASE("ops: reruns are bit-equal at 1 and 2 threads", "[op][cpu]") { run_mode(check_repeat); }
+TEST_CASE("ops: cpu matches the double reference", "[op][cpu]") {
+    Ctx ctx(Backend::cpu, 2);
+    for_cases([&](const OpCase& op) { return check_match(op, ctx, ctx.dtype()); });
+}
+
+TEST_CASE("ops: cpu matches the double reference in bf16", "[op][cpu]") {
+    Ctx one(Backend::cpu, 1), two(Backend::cpu, 2);
+    for_cases([&](const OpCase& op) {
+        if (op.bf16_tolerance == 0) return std::string();
+        return check_match(op, two, Dtype::bf16) + check_guard(op, two, Dtype::bf16) +
+               check_equal(op, one, two, Dtype::bf16);
+    });
+}
+
+TEST_CASE("ops: ref gradients equal finite differences", "[op][ref]") { for_cases(check_gradient); }
+
+TEST_CASE("ops: outputs fully written, nothing else touched", "[op]") {
+    Ctx ref(Backend::ref, 2), cpu(Backend::cpu, 2);
+    for_cases([&](const OpCase& op) {
+        return check_guard(op, ref, ref.dtype()) + check_guard(op, cpu, cpu.dtype());
+    });
+}
+
+TEST_CASE("ops: reruns are bit-equal at 1 and 2 threads", "[op][cpu]") {
+    for_cases([](const OpCase& op) {
+        Ctx one(Backend::cpu, 1), two(Backend::cpu, 2);
+        return check_equal(op, one, two, Dtype::f32) + check_equal(op, two, two, Dtype::f32);
+    });
+}
+
+// Calls check(op, ctx, x) for every path of every kernel in fp32 and bf16, under schedules that
+// differ in the order of blocks, warps and lanes, in when copies arrive and in the number of OS
+// threads.
+template <class Check> static void for_kernels(int schedules, const Check& check) {
+    for_cases([&](const OpCase& op) {
+        std::string faults;
+        for (int path : op.kernel_paths)
+            for (Dtype x : {Dtype::f32, Dtype::bf16}) {
+                if (x == Dtype::bf16 && op.bf16_tolerance == 0) continue;
+                for (int i = 0; i < schedules; i++) {
+                    Ctx ctx(Backend::simt, 1 + i % 2);
+                    ctx.simt.path = path;
+                    ctx.simt.seed = uint32_t(i % 4);
+                    ctx.simt.eager_copies = (i % 4 + i / 4) % 2 == 1;
+                    const std::string fault = check(op, ctx, x);
+                    if (!fault.empty())
+                        faults += format("path %d, schedule %d, %s: %s\n", path, i, dtype_name(x),
+                                         fault.c_str());
+                }
+            }
+        return faults;
+    });
+}
+
+TEST_CASE("ops: kernels match the double reference under every schedule", "[op][simt]") {
+    for_kernels(8, check_match);
+}
+
+TEST_CASE("ops: kernels write their outputs fully and nothing else", "[op][simt]") {
+    for_kernels(2, check_guard);
+}
+
+TEST_CASE("ops: kernels give the same bits under every schedule", "[op][simt]") {
+    for_kernels(4, [](const OpCase& op, Ctx& ctx, Dtype x) {
+        Ctx plain(Backend::simt, 2);
+        plain.simt.path = ctx.simt.path;
+        return check_equal(op, plain, ctx, x);
+    });
+}

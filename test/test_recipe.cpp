@@ -11,7 +11,8 @@ static KeyTable small_table() {
              {"lr", "optimizer", KeyType::real, "1e-3", 0, 1, "", "learning rate", "", 3},
              {"shape", "loss", KeyType::choice, "factor", 0, 0, "", "form", "factor|exponent", 3},
              {"group", "rl", KeyType::integer, "16", 2, 1024, "samples", "group size", "", 2},
-             {"data", "data", KeyType::text, "", 0, 0, "", "what to read", "", 3}}};
+             {"data", "data", KeyType::text, "", 0, 0, "", "what to read", "", 3},
+             {"decode", "data", KeyType::flag, "no", 0, 0, "", "backwards"}}};
 }
 
 static std::string message_of(const std::function<void(Recipe&)>& action) {
@@ -36,6 +37,22 @@ TEST_CASE("recipe: flag beats section beats top beats default", "[recipe]") {
     recipe.read_arguments({"--lr=3e-3"});
     CHECK(recipe.real("pretrain", "lr") == 3e-3);
     CHECK(recipe.real("rl", "lr") == 5e-6);
+}
+
+TEST_CASE("recipe: a flag alone is yes and leaves the next word", "[recipe]") {
+    using Words = std::vector<std::string>;
+    for (const auto& [arguments, value, words] :
+         {std::tuple<Words, const char*, Words>{{"-decode", "file"}, "yes", {"file"}},
+          {{"-", "-decode"}, "yes", {"-"}},
+          {{"-decode", "-seed", "3"}, "yes", {}},
+          {{"-decode", "no", "file"}, "no", {"file"}},
+          {{"--decode=yes", "no"}, "yes", {"no"}},
+          {{"file"}, "no", {"file"}}}) {
+        Recipe recipe(small_table());
+        CHECK(recipe.read_arguments(arguments) == words);
+        CHECK(recipe.text("", "decode") == value);
+    }
+    CHECK(message_of([](Recipe& r) { r.read_arguments({"-decode=maybe"}); }) != "");
 }
 
 TEST_CASE("recipe: negative numbers are values, words are returned", "[recipe]") {

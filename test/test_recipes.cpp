@@ -35,6 +35,15 @@ TEST_CASE("recipe: the paper's figures are in its recipes", "[recipe]") {
         CHECK(r.real("midtrain", "lr_end") == 3e-5);
         CHECK(r.real("midtrain", "rope_base") == 1e6);
         CHECK(r.real("rl", "lr") == 1e-6);
+        CHECK(r.integer("rl", "max_new_tokens") == 8192);
+        CHECK(r.integer("rl", "max_new_tokens_late") == 16384);
+        CHECK(r.integer("rl", "late_step") == 700);
+        CHECK(r.integer("rl", "decay") == 0); // a constant learning rate
+        CHECK(r.real("rl", "temperature") == 1);
+        CHECK(r.real("rl", "kl") == 0);
+        CHECK(r.real("rl", "clip_high") == 0.28);
+        CHECK(r.text("rl", "aggregation") == "token_mean");
+        CHECK(r.real("", "eval_top_p") == 0.95);
         CHECK(r.integer("rl", "groups") * r.integer("rl", "group_size") == 2048);
         for (const char* stage : {"pretrain", "midtrain", "rl"}) {
             CHECK(r.real(stage, "weight_decay") == 0.1);

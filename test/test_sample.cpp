@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 namespace {
@@ -14,7 +15,7 @@ namespace {
 // fewer rows than numbers).
 std::vector<int> sample(Backend backend, const std::vector<double>& logits, int Vp,
                         const std::vector<double>& uniform, const SampleShape& shape,
-                        int threads = 2) {
+                        int threads = 2, std::vector<double>* kept_mass = nullptr) {
     Ctx ctx(backend, threads);
     const int64_t N = int64_t(uniform.size());
     Buffer z(ctx.dtype(), "logits", N, Vp), u(Dtype::f64, "uniform", N), t(Dtype::i32, "tokens", N);
@@ -25,7 +26,9 @@ std::vector<int> sample(Backend backend, const std::vector<double>& logits, int 
     }
     std::copy(uniform.begin(), uniform.end(), u.as<double>());
     std::fill_n(t.as<int32_t>(), N, -7);
-    sample_forward(ctx, t.view(), z.view(), u.view(), shape);
+    Buffer kept(Dtype::f64, "kept", N);
+    sample_forward(ctx, t.view(), kept.view(), z.view(), u.view(), shape);
+    if (kept_mass) kept_mass->assign(kept.as<double>(), kept.as<double>() + N);
     return std::vector<int>(t.as<int32_t>(), t.as<int32_t>() + N);
 }
 
@@ -50,12 +53,15 @@ std::vector<double> even_uniform(int count) {
     return uniform;
 }
 
+// Rows of the kernel cost a block of threads each.
+int fewer(Backend backend, int count) { return backend == Backend::simt ? count / 32 : count; }
+
 std::vector<double> logs(std::vector<double> p) {
     for (double& x : p) x = std::log(x);
     return p;
 }
 
-const Backend kBackends[] = {Backend::ref, Backend::cpu};
+const Backend kBackends[] = {Backend::ref, Backend::cpu, Backend::simt};
 
 } // namespace
 
@@ -83,7 +89,7 @@ TEST_CASE("sample: the inverse of the cumulative distribution in index order", "
         CHECK(sample(backend, logs(p), 4, u, shape) == std::vector{0, 0, 1, 1, 2, 2, 3, 3});
         for (int V : {1, 17, 257, 1000}) { // larger numbers never give a lower index
             const auto tokens = sample(backend, random_logits(V, uint64_t(V)), V,
-                                       even_uniform(2000), {V, 0.9, 1, 0});
+                                       even_uniform(fewer(backend, 2000)), {V, 0.9, 1, 0});
             CHECK(std::is_sorted(tokens.begin(), tokens.end()));
         }
     }
@@ -108,7 +114,8 @@ TEST_CASE("sample: top_k keeps the largest, the lower index among equals", "[op]
     for (Backend backend : kBackends) {
         auto kept = [&](std::vector<double> z, double top_p, int top_k) {
             const int V = int(z.size());
-            auto tokens = sample(backend, z, V, even_uniform(4096), {V, 1, top_p, top_k});
+            auto tokens =
+                sample(backend, z, V, even_uniform(fewer(backend, 4096)), {V, 1, top_p, top_k});
             tokens.erase(std::unique(tokens.begin(), tokens.end()), tokens.end());
             return tokens;
         };
@@ -124,7 +131,8 @@ TEST_CASE("sample: top_p keeps the smallest likely set that reaches it", "[op][s
     for (Backend backend : kBackends) {
         auto kept = [&](std::vector<double> p, double top_p, int top_k) {
             const int V = int(p.size());
-            auto tokens = sample(backend, logs(p), V, even_uniform(4096), {V, 1, top_p, top_k});
+            auto tokens = sample(backend, logs(p), V, even_uniform(fewer(backend, 4096)),
+                                 {V, 1, top_p, top_k});
             tokens.erase(std::unique(tokens.begin(), tokens.end()), tokens.end());
             return tokens;
         };
@@ -145,8 +153,8 @@ TEST_CASE("sample: top_p keeps the smallest likely set that reaches it", "[op][s
 }
 
 TEST_CASE("sample: truncated shares are renormalised", "[op][sample]") {
-    const int count = 100000;
     for (Backend backend : kBackends) {
+        const int count = fewer(backend, 100000);
         std::vector<double> share(4);
         for (int token :
              sample(backend, logs({0.1, 0.4, 0.2, 0.3}), 4, even_uniform(count), {4, 1, 0.8, 0}))
@@ -158,7 +166,7 @@ TEST_CASE("sample: truncated shares are renormalised", "[op][sample]") {
     }
 }
 
-TEST_CASE("sample: cpu draws the reference's tokens", "[op][sample][cpu]") {
+TEST_CASE("sample: cpu and kernel draw the reference's tokens", "[op][sample][cpu][simt]") {
     // Other tokens are possible only where a number falls within 1e-7 of a boundary.
     for (int V : {1, 2, 13, 16, 257, 2049})
         for (SampleShape shape : {SampleShape{V, 0, 1, 0},
@@ -180,11 +188,14 @@ TEST_CASE("sample: cpu draws the reference's tokens", "[op][sample][cpu]") {
                                             : -INFINITY;
             for (int n = 0; n < N; n++) z[n * Vp] = 0;
             const auto u = random_uniform(N, uint64_t(V));
-            CHECK(sample(Backend::cpu, z, Vp, u, shape) == sample(Backend::ref, z, Vp, u, shape));
+            const auto want = sample(Backend::ref, z, Vp, u, shape);
+            CHECK(sample(Backend::cpu, z, Vp, u, shape) == want);
+            CHECK(sample(Backend::simt, z, Vp, u, shape) == want);
         }
 }
 
-TEST_CASE("sample: cpu cuts where the reference does on hard rows", "[op][sample][cpu]") {
+TEST_CASE("sample: cpu and kernel cut where the reference does on hard rows",
+          "[op][sample][cpu][simt]") {
     const int V = 5003;
     const auto noise = random_logits(V, 11);
     auto row = [&](auto value) {
@@ -216,7 +227,69 @@ TEST_CASE("sample: cpu cuts where the reference does on hard rows", "[op][sample
                         INFO("u " << u[n]);
                         CHECK(got[n] == want[n]);
                     }
+                    if (temperature == 1)
+                        CHECK(sample(Backend::simt, rows[i], V, {u[1], u[11]}, shape) ==
+                              std::vector{want[1], want[11]});
                 }
+}
+
+TEST_CASE("sample: the mass that was drawn from", "[op][sample]") {
+    for (Backend backend : kBackends) {
+        auto kept = [&](double temperature, double top_p, int top_k) {
+            std::vector<double> mass;
+            sample(backend, logs({0.1, 0.4, 0.2, 0.3}), 4, {0.3, 0.6},
+                   {4, temperature, top_p, top_k}, 2, &mass);
+            CHECK(mass[0] == mass[1]);
+            return mass[0];
+        };
+        CHECK(kept(1, 1, 0) == 1);
+        CHECK(kept(0, 0.5, 2) == 1);
+        CHECK(kept(1, 0.8, 0) == Approx(0.9).epsilon(1e-6));
+        CHECK(kept(1, 1, 2) == Approx(0.7).epsilon(1e-6));
+        CHECK(kept(1, 0.56, 2) == Approx(0.4).epsilon(1e-6));
+        CHECK(kept(0.5, 1, 2) == Approx(0.25 / 0.3).epsilon(1e-6)); // 0.16 + 0.09 of 0.30
+    }
+}
+
+TEST_CASE("sample: chi-square of a million draws", "[op][sample][slow]") {
+    // Wilson-Hilferty: (X / df)^(1/3) is normal; 3.09 deviations are p = 0.001.
+    const int V = 40, N = 1000000;
+    const auto z = random_logits(V, 31);
+    for (SampleShape shape :
+         {SampleShape{V, 1, 1, 0}, {V, 0.7, 0.95, 0}, {V, 1.3, 1, 12}, {V, 0.9, 0.8, 25}}) {
+        std::vector<int> order(V);
+        std::iota(order.begin(), order.end(), 0);
+        std::sort(order.begin(), order.end(), [&](int a, int b) { return z[a] > z[b]; });
+        std::vector<double> p(V);
+        double sum = 0, mass = 0, left = 0;
+        for (int i = 0; i < V; i++)
+            if (shape.top_k == 0 || i < shape.top_k)
+                sum += p[order[i]] = std::exp(z[order[i]] / shape.temperature);
+        for (int v : order) {
+            if (mass >= shape.top_p * sum) p[v] = 0;
+            mass += p[v];
+        }
+        for (double x : p) left += x;
+        std::vector<int64_t> count(V);
+        for (int block = 0; block < 10; block++)
+            for (int token :
+                 sample(Backend::cpu, z, V, random_uniform(N / 10, uint64_t(50 + block)), shape))
+                count[token]++;
+        double chi = 0;
+        int cells = 0;
+        for (int v = 0; v < V; v++) {
+            const double expected = N * p[v] / left;
+            if (p[v] == 0) CHECK(count[v] == 0);
+            else
+                chi += (double(count[v]) - expected) * (double(count[v]) - expected) / expected,
+                    cells++;
+        }
+        const double df = cells - 1;
+        const double deviations =
+            (std::cbrt(chi / df) - (1 - 2 / (9 * df))) / std::sqrt(2 / (9 * df));
+        INFO("temperature " << shape.temperature << ", chi-square " << chi << ", df " << df);
+        CHECK(deviations < 3.09);
+    }
 }
 
 TEST_CASE("sample: padded and impossible tokens are never drawn", "[op][sample]") {
@@ -224,16 +297,17 @@ TEST_CASE("sample: padded and impossible tokens are never drawn", "[op][sample]"
     auto z = random_logits(Vp, 3);
     for (int v = V; v < Vp; v++) z[v] = 1e3;
     z[0] = z[V - 1] = -INFINITY;
-    auto u = even_uniform(5000);
-    u.push_back(0);
-    u.push_back(1 - 0x1p-53);
-    for (Backend backend : kBackends)
+    for (Backend backend : kBackends) {
+        auto u = even_uniform(fewer(backend, 5000));
+        u.push_back(0);
+        u.push_back(1 - 0x1p-53);
         for (SampleShape shape :
              {SampleShape{V, 0, 1, 0}, {V, 1, 1, 0}, {V, 5, 0.9999, 0}, {V, 1, 1, 20}}) {
             const auto tokens = sample(backend, z, Vp, u, shape);
             CHECK(*std::min_element(tokens.begin(), tokens.end()) > 0);
             CHECK(*std::max_element(tokens.begin(), tokens.end()) < V - 1);
         }
+    }
 }
 
 TEST_CASE("sample: a row does not depend on its batch or on the threads", "[op][sample][cpu]") {
@@ -259,9 +333,10 @@ TEST_CASE("sample: a low temperature is greedy, NaN still gives a valid token", 
         for (int nans : {1, 30, V}) { // the run stops elsewhere, not by a wild index here
             auto bad = z;
             for (int i = 0; i < nans; i++) bad[(i * 37 + 5) % V] = NAN;
-            for (int token : sample(Backend::cpu, bad, V, {0, 0.5, 0.999}, shape)) {
-                CHECK(token >= 0);
-                CHECK(token < V);
-            }
+            for (Backend backend : {Backend::cpu, Backend::simt})
+                for (int token : sample(backend, bad, V, {0, 0.5, 0.999}, shape)) {
+                    CHECK(token >= 0);
+                    CHECK(token < V);
+                }
         }
 }

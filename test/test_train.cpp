@@ -142,6 +142,111 @@ TEST_CASE("train: two updates per rollout leave the policy the second time", "[t
     CHECK(run.steps[71]["max_abs_dlogp"].get<double>() > 0);
 }
 
+TEST_CASE("train: the longest answer changes at late_step, and truncated answers are wrong",
+          "[train]") {
+    ShortRun run({"-rl.max_new_tokens", "3", "-rl.max_new_tokens_late", "12", "-rl.late_step", "2",
+                  "-rl.max_rounds", "1"});
+    for (size_t i = 70; i < 74; i++) {
+        const Json& step = run.steps[i];
+        const bool late = i >= 72;
+        CHECK((step["length_max"].get<int>() > 3) == late);
+        if (!late) CHECK(step["accuracy"].get<double>() == 0); // a box has eight bytes
+        CHECK((step["kept_groups"].get<int>() > 0) == late);
+    }
+    // refill = group: problems are replaced one by one, never more than asked for
+    CHECK(run.steps[70]["prompts"].get<int>() == 2);
+    CHECK(run.steps[70]["zero_groups"].get<int>() == 2);
+}
+
+TEST_CASE("train: rejected groups are replaced one by one or round by round", "[train]") {
+    // Steps of at most one round may differ in nothing.
+    const std::vector<std::string> flags = {"-rl.steps", "2", "-rl.refill"};
+    auto with = [&](const char* refill) {
+        std::vector<std::string> all = flags;
+        all.push_back(refill);
+        return all;
+    };
+    ShortRun by_group(with("group")), by_round(with("round"));
+    for (const ShortRun* run : {&by_group, &by_round})
+        for (size_t i = 70; i < 72; i++) {
+            const Json& s = run->steps[i];
+            CHECK(s["kept_groups"].get<int>() == 2);
+            if (run == &by_group) // none too many
+                CHECK(s["prompts"].get<int>() ==
+                      2 + s["zero_groups"].get<int>() + s["one_groups"].get<int>());
+        }
+}
+
+TEST_CASE("train: overlong rules change what is learnt from", "[train]") {
+    // Ten tokens: most answers fit, some do not.
+    auto flags = [](const char* rule) {
+        return std::vector<std::string>{"-rl.overlong",        rule, "-rl.max_new_tokens", "10",
+                                        "-rl.steps",           "1",  "-rl.temperature",    "1.1",
+                                        "-rl.groups",          "4",  "-pretrain.steps",    "60",
+                                        "-rl.overlong_buffer", "5"};
+    };
+    ShortRun wrong(flags("wrong")), masked(flags("masked")), soft(flags("soft"));
+    const Json &w = wrong.steps.back(), &m = masked.steps.back(), &s = soft.steps.back();
+    REQUIRE(w["truncated"].get<double>() > 0);
+    CHECK(w["kept_groups"].get<int>() > 0);
+    CHECK(m["accuracy"] == w["accuracy"]);
+    CHECK(m["tokens"].get<int64_t>() < w["tokens"].get<int64_t>()); // fewer tokens are trained on
+    CHECK(s["reward"].get<double>() < s["accuracy"].get<double>());
+    CHECK(w["reward"] == w["accuracy"]);
+    CHECK(s["grad_norm"] != w["grad_norm"]);
+}
+
+TEST_CASE("train: a KL term holds the policy near the weights the stage began with", "[train]") {
+    auto flags = [](const char* kl) {
+        return std::vector<std::string>{"-rl.kl", kl, "-rl.lr", "1e-3", "-rl.updates", "2"};
+    };
+    ShortRun without(flags("0")), with(flags("1"));
+    CHECK_FALSE(without.steps.back().contains("kl"));
+    CHECK_FALSE(path_exists(without.runs + "/run/reference"));
+    CHECK(path_exists(with.runs + "/run/reference/model.safetensors"));
+    CHECK(read_file(with.runs + "/run/reference/model.safetensors") ==
+          read_file(with.runs + "/run/ckpt/step_00000070/model.safetensors"));
+    CHECK(with.steps[70]["kl"].get<double>() == 0); // still the same weights, bit for bit
+    CHECK(with.steps[70]["grad_norm"] == without.steps[70]["grad_norm"]);
+    CHECK(with.steps[71]["kl"].get<double>() > 0);
+    CHECK(with.steps[71]["grad_norm"] != without.steps[71]["grad_norm"]);
+    CHECK(with.steps[73]["kl"].get<double>() > 0);
+}
+
+TEST_CASE("train: every RL step has every metric", "[train]") {
+    ShortRun run({"-rl.steps", "1"});
+    for (const char* name : {"reward",
+                             "accuracy",
+                             "kept_groups",
+                             "zero_groups",
+                             "one_groups",
+                             "prompts",
+                             "epoch",
+                             "length",
+                             "length_max",
+                             "length_finished",
+                             "truncated",
+                             "entropy",
+                             "clip_low",
+                             "clip_high",
+                             "ratio_mean",
+                             "ratio_max",
+                             "k1",
+                             "k3",
+                             "max_abs_dlogp",
+                             "grad_norm",
+                             "lr",
+                             "advantage_min",
+                             "advantage_max",
+                             "tokens",
+                             "sampled_tokens",
+                             "surrogate"})
+        CHECK(run.steps.back().contains(name));
+    const std::string timing = read_file(run.runs + "/run/timing.jsonl");
+    for (const char* name : {"generate_ms", "grade_ms", "train_ms"})
+        CHECK(timing.find(name) != std::string::npos);
+}
+
 TEST_CASE("train: an RL step without a kept group changes nothing and reports no loss", "[train]") {
     ShortRun run({"-rl.data", "embedded:chains", "-rl.max_rounds", "1", "-rl.steps", "1",
                   "-rl.max_new_tokens", "2"}); // too short for any \boxed{}

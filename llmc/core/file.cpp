@@ -71,6 +71,18 @@ std::string read_file(const std::string& path) {
     return std::string(reinterpret_cast<const char*>(file.data()), file.size());
 }
 
+std::string read_input(const std::string& path) {
+    if (path != "-") return read_file(path);
+    std::string content;
+    for (char buffer[1 << 16];;) {
+        const ssize_t got = ::read(STDIN_FILENO, buffer, sizeof buffer);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) io_error("cannot read", "standard input");
+        if (got == 0) return content;
+        content.append(buffer, size_t(got));
+    }
+}
+
 void fsync_directory(const std::string& path) {
     int fd = open(path.empty() ? "." : path.c_str(), O_RDONLY | O_DIRECTORY);
     if (fd < 0) io_error("cannot open folder", path);

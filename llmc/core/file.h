@@ -13,6 +13,7 @@ std::vector<std::string> list_directory(const std::string& path); // names, sort
 uint64_t file_size(const std::string& path);
 
 std::string read_file(const std::string& path);
+std::string read_input(const std::string& path); // the same, and "-" = standard input to its end
 // Writes to PATH.tmp, fsyncs, renames over PATH and fsyncs the folder: a reader or a crash sees the
 // old content or the new one, never a mixture.
 void write_file_atomic(const std::string& path, const std::string& content);

@@ -21,18 +21,26 @@ int nesting_depth(const std::string& text) {
     }
     return deepest;
 }
-} // namespace
 
-Json json_parse(const std::string& text, const std::string& what) {
+template <class J> J parse(const std::string& text, const std::string& what) {
     if (nesting_depth(text) > kMaxDepth)
         fatal(format("%s: JSON nested deeper than %d levels", what.c_str(), kMaxDepth),
               "this is not a file prior.cu or the usual tools write");
     try {
-        return Json::parse(text);
-    } catch (const Json::parse_error& e) {
+        return J::parse(text);
+    } catch (const typename J::parse_error& e) {
         fatal(format("%s: not valid JSON at byte %zu", what.c_str(), e.byte),
               "the file is damaged or of another kind");
     }
+}
+} // namespace
+
+Json json_parse(const std::string& text, const std::string& what) {
+    return parse<Json>(text, what);
+}
+
+SortedJson json_parse_sorted(const std::string& text, const std::string& what) {
+    return parse<SortedJson>(text, what);
 }
 
 std::string json_line(const Json& value) {

@@ -5,9 +5,12 @@
 #include <string>
 
 using Json = nlohmann::ordered_json;
+// With sorted keys, found in logarithmic time: for files with objects of very many keys.
+using SortedJson = nlohmann::json;
 
 // Parses `text`; a syntax error is fatal() and names `what` (file and line) and the byte offset.
 Json json_parse(const std::string& text, const std::string& what);
+SortedJson json_parse_sorted(const std::string& text, const std::string& what);
 
 // One line of a JSONL file, with its newline. Sampled bytes need not be UTF-8: what is not is
 // replaced by U+FFFD.

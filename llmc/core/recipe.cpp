@@ -35,6 +35,7 @@ std::string number_text(double value) {
 
 std::string range_text(const Key& key) {
     if (key.type == KeyType::choice) return key.choices;
+    if (key.type == KeyType::flag) return "no|yes";
     if (key.type == KeyType::text) return "";
     return format("[%s, %s]", number_text(key.lo).c_str(), number_text(key.hi).c_str());
 }
@@ -111,10 +112,10 @@ std::string Recipe::unknown_key_hint(const std::string& name) const {
 void Recipe::check_value(const Key& key, const std::string& value, const std::string& where) const {
     const std::string what = format("%s: %s = \"%s\": ", where.c_str(), key.name, value.c_str());
     if (key.type == KeyType::text) return;
-    if (key.type == KeyType::choice) {
-        for (const std::string& choice : split_text(key.choices, '|'))
+    if (key.type == KeyType::choice || key.type == KeyType::flag) {
+        for (const std::string& choice : split_text(range_text(key), '|'))
             if (value == choice) return;
-        usage_error(what + "expected one of " + key.choices, key.help);
+        usage_error(what + "expected one of " + range_text(key), key.help);
     }
     double real = 0;
     int64_t integer = 0;
@@ -214,7 +215,12 @@ std::vector<std::string> Recipe::read_arguments(const std::vector<std::string>& 
         int key = find_key(name);
         if (key < 0)
             usage_error(format("unknown flag %s", arguments[i].c_str()), unknown_key_hint(name));
-        if (!attached) {
+        const bool bare =
+            !attached && table_.keys[key].type == KeyType::flag &&
+            (i + 1 == arguments.size() || (arguments[i + 1] != "yes" && arguments[i + 1] != "no"));
+        if (bare) {
+            value = "yes";
+        } else if (!attached) {
             if (i + 1 == arguments.size())
                 usage_error(format("flag -%s has no value", name.c_str()), table_.keys[key].help);
             value = arguments[++i];
@@ -230,7 +236,8 @@ const Recipe::Value& Recipe::value(const std::string& section, const std::string
     int k = find_key(key), s = find_section(section);
     require(k >= 0, "recipe: no key %s", key.c_str());
     const Key& entry = table_.keys[k];
-    require(entry.type == type || (type == KeyType::text && entry.type == KeyType::choice),
+    const bool word = entry.type == KeyType::choice || entry.type == KeyType::flag;
+    require(entry.type == type || (type == KeyType::text && word),
             "recipe: %s read as another type", entry.name);
     require(entry.sections ? s >= 0 && (entry.sections >> s & 1) : section.empty(),
             "recipe: no key %s in section \"%s\"", entry.name, section.c_str());

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-enum class KeyType { integer, real, text, choice };
+enum class KeyType { integer, real, text, choice, flag }; // flag: no|yes; bare = yes
 
 struct Key {
     const char* name;
@@ -39,7 +39,8 @@ class Recipe {
     // usage errors with the line number.
     void read_text(const std::string& text, const std::string& source);
     // Parses `-key value`, `--key value`, `--key=value` and `-section.key value`; words that start
-    // with no dash are returned in order. Values win over recipe text, whenever that is read.
+    // with no dash, and "-" alone, are returned in order. A KeyType::flag takes the next argument
+    // only if that is yes or no. Values win over recipe text, whenever that is read.
     std::vector<std::string> read_arguments(const std::vector<std::string>& arguments);
     // The flags of read_arguments as (name, value), in their order.
     const std::vector<std::pair<std::string, std::string>>& flags() const { return flags_; }

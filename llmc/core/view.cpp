@@ -71,11 +71,14 @@ View make_view(void* data, Dtype dtype, const char* name, int64_t n0, int64_t n1
 }
 
 double read_value(const View& view, int64_t index) {
-    return view.dtype == Dtype::f64 ? view.as<double>()[index] : double(view.as<float>()[index]);
+    if (view.dtype == Dtype::f64) return view.as<double>()[index];
+    if (view.dtype == Dtype::bf16) return double(bf16_to_float(view.as<bf16>()[index].bits));
+    return double(view.as<float>()[index]);
 }
 
 void write_value(View view, int64_t index, double value) {
     if (view.dtype == Dtype::f64) view.as<double>()[index] = value;
+    else if (view.dtype == Dtype::bf16) view.as<bf16>()[index] = {float_to_bf16(float(value))};
     else view.as<float>()[index] = float(value);
 }
 

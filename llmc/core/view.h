@@ -8,11 +8,17 @@
 
 enum class Dtype : int { f64, f32, bf16, f16, i32, i64, u8 };
 
+// bf16 as its bits.
+struct bf16 {
+    uint16_t bits;
+};
+
 size_t dtype_bytes(Dtype dtype);
 const char* dtype_name(Dtype dtype); // safetensors spelling: "F64", "F32", "BF16", ...
 template <class T> constexpr Dtype dtype_of();
 template <> constexpr Dtype dtype_of<double>() { return Dtype::f64; }
 template <> constexpr Dtype dtype_of<float>() { return Dtype::f32; }
+template <> constexpr Dtype dtype_of<bf16>() { return Dtype::bf16; }
 template <> constexpr Dtype dtype_of<int32_t>() { return Dtype::i32; }
 template <> constexpr Dtype dtype_of<int64_t>() { return Dtype::i64; }
 template <> constexpr Dtype dtype_of<uint8_t>() { return Dtype::u8; }
@@ -49,8 +55,8 @@ View make_view(void* data, Dtype dtype, const char* name, int64_t n0);
 View make_view(void* data, Dtype dtype, const char* name, int64_t n0, int64_t n1);
 View make_view(void* data, Dtype dtype, const char* name, int64_t n0, int64_t n1, int64_t n2);
 
-// Element `index` of an f64 or f32 tensor, counted over its memory. For single values; loops over
-// whole tensors take as<T>() once.
+// Element `index` of an f64, f32 or bf16 tensor, counted over its memory. For single values; loops
+// over whole tensors take as<T>() once.
 double read_value(const View& view, int64_t index);
 void write_value(View view, int64_t index, double value);
 

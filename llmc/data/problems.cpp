@@ -3,11 +3,155 @@
 
 #include "llmc/core/error.h"
 #include "llmc/core/file.h"
+#include "llmc/core/json.h"
 #include "llmc/core/recipe.h"
 #include "llmc/core/rng.h"
 #include "llmc/data/corpus.h"
 
-static constexpr int64_t kHeldOutChains = 200;
+namespace {
+
+constexpr int64_t kHeldOutChains = 200;
+
+// ------------------------------------------------------------------------------------------------
+// fields of the usual problem files; the first one that a line has counts
+
+const char* const kPromptFields[] = {
+    "prompt",   // ours, generic
+    "question", // GSM8K, OlympiadBench, MMLU, ARC, TriviaQA, NQ
+    "problem",  // AIME24, AIME25, AMC23, MATH-500, Minerva
+    "ctx",      // HellaSwag
+};
+const char* const kContextField = "context"; // OlympiadBench: goes before the question
+const char* const kIdFields[] = {"id", "unique_id", "idx", "ind"}; // last two: Minerva, HellaSwag
+const char* const kChoiceFields[] = {"choices", "endings", "options"}; // MMLU and ARC, HellaSwag
+const char* const kRightFields[] = {"answer", "answerKey", "label"};   // MMLU, ARC, HellaSwag
+
+enum class AnswerForm {
+    value,    // a string or number; after "#### " where it has that (GSM8K); a list: spellings
+    list,     // of strings, all of which are the answer: joined by commas
+    last_box, // the last \boxed{} of a worked solution
+};
+struct AnswerField {
+    const char* name;
+    AnswerForm form;
+};
+const AnswerField kAnswerFields[] = {
+    {"answer", AnswerForm::value},      // GSM8K, AIME24, AIME25, AMC23, MATH-500, TriviaQA, NQ
+    {"final_answer", AnswerForm::list}, // OlympiadBench
+    {"solution", AnswerForm::last_box}, // Minerva
+};
+
+bool has_value(const Json& row, const char* name) {
+    return row.contains(name) && !row[name].is_null();
+}
+
+std::string text_value(const Json& value, const char* name, const std::string& where) {
+    if (value.is_string()) return value.get<std::string>();
+    if (value.is_number()) return value.dump();
+    fatal(where + ": \"" + name + "\": expected a string or a number, found " +
+              value.dump().substr(0, 60),
+          "write it as a string");
+}
+
+std::vector<std::string> list_value(const Json& value, const char* name, const std::string& where) {
+    if (!value.is_array()) return {text_value(value, name, where)};
+    std::vector<std::string> values;
+    for (const Json& item : value) values.push_back(text_value(item, name, where));
+    return values;
+}
+
+std::string last_box(const std::string& text) {
+    const size_t open = text.rfind("\\boxed{");
+    if (open == std::string::npos) return "";
+    int depth = 0;
+    for (size_t i = open + 6; i < text.size(); i++) {
+        if (text[i] == '\\') i++;
+        else if (text[i] == '{') depth++;
+        else if (text[i] == '}' && --depth == 0) return text.substr(open + 7, i - open - 7);
+    }
+    return "";
+}
+
+void read_answer(const Json& row, const std::string& where, Problem& problem) {
+    for (const auto& [name, form] : kAnswerFields) {
+        if (!has_value(row, name)) continue;
+        std::vector<std::string> values = list_value(row[name], name, where);
+        if (values.empty()) continue;
+        problem.answer = values[0];
+        if (form == AnswerForm::last_box) problem.answer = last_box(values.back());
+        for (size_t i = 1; i < values.size() && form == AnswerForm::list; i++)
+            problem.answer += ", " + values[i];
+        if (form == AnswerForm::value) {
+            problem.accepted.assign(values.begin() + 1, values.end());
+            const size_t mark = problem.answer.rfind("#### ");
+            if (mark != std::string::npos)
+                problem.answer = trim_text(problem.answer.substr(mark + 5));
+        }
+        return;
+    }
+}
+
+// Choices are a list, or ARC's {"text": [...], "label": [...]}; the right one is named by its
+// label, its letter or its index from 0.
+void read_choices(const Json& row, const std::string& where, Problem& problem) {
+    std::vector<std::string> labels;
+    for (const char* name : kChoiceFields) {
+        if (!has_value(row, name) || !problem.choices.empty()) continue;
+        const bool labelled = row[name].is_object();
+        problem.choices =
+            list_value(labelled ? row[name].value("text", Json()) : row[name], name, where);
+        if (labelled && has_value(row[name], "label"))
+            labels = list_value(row[name]["label"], "label", where);
+    }
+    if (problem.choices.empty()) return;
+    std::string right;
+    for (const char* name : kRightFields)
+        if (has_value(row, name) && right.empty()) right = text_value(row[name], name, where);
+    int64_t index = -1;
+    for (size_t i = 0; i < labels.size(); i++)
+        if (labels[i] == right) index = int64_t(i);
+    if (index < 0 && right.size() == 1 && right[0] >= 'A' && right[0] <= 'Z')
+        index = right[0] - 'A';
+    else if (index < 0 && !parse_integer(right, &index)) index = -1;
+    if (index < 0 || index >= int64_t(problem.choices.size()))
+        fatal(where + ": \"" + right + "\" names none of the choices",
+              "the right choice is named by its label, its letter or its index from 0");
+    problem.answer = std::to_string(index);
+}
+
+} // namespace
+
+Problem parse_problem(const std::string& line, const std::string& where) {
+    const Json row = json_parse(line, where);
+    if (!row.is_object()) fatal(where + ": expected a JSON object", "one problem per line");
+    Problem problem;
+    for (const char* name : kIdFields)
+        if (has_value(row, name) && problem.id.empty())
+            problem.id = text_value(row[name], name, where);
+    for (const char* name : kPromptFields)
+        if (has_value(row, name) && problem.prompt.empty())
+            problem.prompt = text_value(row[name], name, where);
+    read_choices(row, where, problem);
+    if (problem.choices.empty()) {
+        read_answer(row, where, problem);
+        if (has_value(row, kContextField))
+            problem.prompt =
+                text_value(row[kContextField], kContextField, where) + "\n" + problem.prompt;
+        if (!problem.prompt.empty()) problem.prompt += "\n";
+    }
+    if (problem.prompt.empty() || problem.answer.empty())
+        fatal(where + ": expected a problem with \"question\" or \"prompt\" and \"answer\"",
+              "text without an answer cannot be graded");
+    return problem;
+}
+
+std::string data_set_name(const std::string& spec) {
+    std::vector<std::string> parts = split_text(spec, '/');
+    std::string name = parts.back().substr(0, parts.back().rfind('.'));
+    if (parts.size() > 1 && (name == "test" || name == "train" || name == "validation"))
+        name = parts[parts.size() - 2];
+    return name;
+}
 
 ProblemSet::ProblemSet(const std::string& spec, Split split, double val_fraction, uint64_t seed)
     : spec_(spec), split_(split), seed_(seed) {
@@ -25,15 +169,12 @@ ProblemSet::ProblemSet(const std::string& spec, Split split, double val_fraction
         line_number++;
         if (trim_text(line).empty()) continue;
         const std::string where = format("%s:%d", spec.c_str(), line_number);
-        JsonlRow row = parse_jsonl_row(line, where);
-        if (row.prompt.empty() || row.answer.empty())
-            fatal(where + ": expected a problem with \"question\" or \"prompt\" and \"answer\"",
-                  "text without an answer cannot be graded");
+        Problem problem = parse_problem(line, where);
         if (val_fraction > 0 &&
-            in_validation(row.prompt, val_fraction) != (split == Split::validation))
+            in_validation(problem.prompt, val_fraction) != (split == Split::validation))
             continue;
-        if (row.id.empty()) row.id = format("line%d", line_number);
-        problems_.push_back({row.id, row.prompt, row.answer});
+        if (problem.id.empty()) problem.id = format("line%d", line_number);
+        problems_.push_back(std::move(problem));
     }
     size_ = int64_t(problems_.size());
     if (size_ == 0)
@@ -59,13 +200,19 @@ Problem ProblemSet::embedded(int64_t index) const {
         const std::vector<Triple>& triples = held_out ? held_out_triples() : training_triples();
         const Triple& t = triples[held_out ? index : rng.below(int64_t(triples.size()))];
         return {format("%s/%ld", family_.c_str(), long(index)),
-                question_text(t, int(rng.below(kPhrasings)), rng), std::to_string(t.result())};
+                question_text(t, int(rng.below(kPhrasings)), rng),
+                std::to_string(t.result()),
+                {},
+                {}};
     }
     for (uint64_t attempt = 0;; attempt++) {
         Rng rng(split_ == Split::validation ? 2 : seed_, mix(uint64_t(index), attempt));
         const Chain chain = make_chain(rng);
         if (is_held_out_chain(chain.question) != (split_ == Split::validation)) continue;
-        return {format("%s/%ld", family_.c_str(), long(index)), chain.question,
-                std::to_string(chain.result)};
+        return {format("%s/%ld", family_.c_str(), long(index)),
+                chain.question,
+                std::to_string(chain.result),
+                {},
+                {}};
     }
 }

@@ -2,15 +2,23 @@
 //
 //   embedded:arithmetic, embedded:chains   generated; training problems and the held-out ones
 //                                          never overlap
-//   FILE.jsonl                             "question"/"prompt" and "answer" ("#### 42" is
-//                                          understood); held out by hash, or all of it where the
-//                                          file is only evaluated
+//   FILE.jsonl                             one problem a line, in the field names of the usual
+//                                          sets (the table in problems.cpp); held out by hash, or
+//                                          all of it where the file is only evaluated
 #pragma once
 #include "llmc/data/source.h"
 
 struct Problem {
-    std::string id, prompt, answer; // the prompt ends where the answer begins
+    std::string id, prompt, answer;    // the prompt ends where the answer begins
+    std::vector<std::string> choices;  // multiple choice: `answer` is the index of the right one
+    std::vector<std::string> accepted; // other spellings of the answer
 };
+
+// The problem of one JSONL line; fatal() names `where` if it has none with an answer.
+Problem parse_problem(const std::string& line, const std::string& where);
+
+// What a file or source is called in tables: "aime24" for aime24.jsonl and aime24/test.jsonl.
+std::string data_set_name(const std::string& spec);
 
 class ProblemSet {
   public:

@@ -13,6 +13,7 @@ namespace {
 
 constexpr size_t kPieceBytes = 2048; // of a long text: what is shuffled
 constexpr size_t kLongText = 4 * kPieceBytes;
+constexpr size_t kAheadBytes = 64; // behind a piece: the first token in them is its last target
 
 bool ends_with(const std::string& text, const std::string& tail) {
     return text.size() >= tail.size() &&
@@ -20,7 +21,7 @@ bool ends_with(const std::string& text, const std::string& tail) {
 }
 
 Document whole_document(const Tokenizer& tokenizer, const std::string& text) {
-    Document document{tokenizer.encode(text), false};
+    Document document{tokenizer.encode_start(text), false};
     document.tokens.push_back(tokenizer.end_of_text());
     return document;
 }
@@ -95,7 +96,7 @@ class MemorySource : public Source {
     // Text documents are in the split their hash says.
     void add_document(const std::string& text) {
         if (!text.empty() && in_validation(text, val_fraction_) == (split_ == Split::validation))
-            items_.push_back({store(text), text.size(), -1, true});
+            items_.push_back({store(text), text.size(), 0, -1, true});
     }
     // A long text alone: the last val_fraction of it is the validation split.
     void add_text(const std::string& text) {
@@ -106,9 +107,11 @@ class MemorySource : public Source {
         for (size_t at = begin; at < end;) {
             size_t stop = std::min(at + kPieceBytes, end);
             while (stop < end && text[stop - 1] != '\n' && stop - at < 2 * kPieceBytes) stop++;
+            while (stop < end && (text[stop] & 0xC0) == 0x80) stop++; // not inside a character
             const bool last = stop == text.size();
-            const size_t count = stop - at + (stop < end); // one more: the last target
-            items_.push_back({store(text.substr(at, count)), count, -1, last});
+            const size_t ahead = std::min(kAheadBytes, end - stop);
+            const size_t begin = store(text.substr(at, stop - at + ahead));
+            items_.push_back({begin, stop - at, ahead, -1, last});
             at = stop;
         }
     }
@@ -120,7 +123,7 @@ class MemorySource : public Source {
             if (tokens.empty() ||
                 in_validation(bytes, val_fraction_) != (split_ == Split::validation))
                 continue;
-            items_.push_back({size_t(i), 0, int(shards_.size()), true});
+            items_.push_back({size_t(i), 0, 0, int(shards_.size()), true});
         }
         shards_.push_back(std::move(shard));
     }
@@ -136,12 +139,17 @@ class MemorySource : public Source {
         }
         const std::string text = memory_.substr(item.begin, item.bytes);
         if (item.ends) return whole_document(tokenizer_, text);
-        return {tokenizer_.encode(text), true};
+        document = {tokenizer_.encode_start(text), true};
+        const std::string ahead = memory_.substr(item.begin + item.bytes, item.ahead);
+        const std::vector<int32_t> next = tokenizer_.encode(ahead);
+        if (!next.empty()) document.tokens.push_back(next.front());
+        return document;
     }
 
   private:
     struct Item {
         size_t begin, bytes; // in memory_, or the document of a shard
+        size_t ahead;        // bytes behind them
         int shard;
         bool ends;
     };

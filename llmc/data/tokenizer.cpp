@@ -1,40 +1,29 @@
 // Contract: tokenizer.h.
 #include "llmc/data/tokenizer.h"
 
+#include "llmc/core/error.h"
 #include "llmc/core/file.h"
 #include "llmc/core/json.h"
+#include "llmc/data/bpe.h"
 
-std::vector<int32_t> Tokenizer::encode(const std::string& text) const {
-    std::vector<int32_t> tokens;
-    tokens.reserve(text.size());
-    for (unsigned char byte : text) tokens.push_back(byte);
-    return tokens;
-}
+#include <algorithm>
 
-std::string Tokenizer::decode(const int32_t* tokens, size_t count) const {
-    std::string text;
-    for (size_t i = 0; i < count; i++)
-        if (tokens[i] >= 0 && tokens[i] < 256) text += char(tokens[i]);
-    return text;
-}
+namespace {
 
-std::string Tokenizer::decode(const std::vector<int32_t>& tokens) const {
-    return decode(tokens.data(), tokens.size());
-}
+// Names of the token behind a document, the first one that a file has as an added token counts.
+const char* const kEndNames[] = {"<|endoftext|>",
+                                 "<|end_of_text|>",
+                                 "<|end_of_document|>",
+                                 "<eos>",
+                                 "</s>",
+                                 "<|eot_id|>",
+                                 "<|im_end|>",
+                                 "<\xEF\xBD\x9C"
+                                 "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>"};
 
-// Hugging Face writes a byte as a printable character: itself where it is one, else U+0100 and up
-// in the order of the bytes that are not (the GPT-2 byte map).
-static std::string printable_byte(int byte, int* next) {
-    const bool itself = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
-    const int code = itself ? byte : 256 + (*next)++;
-    if (code < 128) return std::string(1, char(code));
-    return {char(0xC0 | code >> 6), char(0x80 | (code & 63))};
-}
-
-void Tokenizer::save(const std::string& path) const {
+Json byte_tokenizer_json() {
     Json vocab = Json::object();
-    int next = 0;
-    for (int byte = 0; byte < 256; byte++) vocab[printable_byte(byte, &next)] = byte;
+    for (int byte = 0; byte < 256; byte++) vocab[printable_byte(byte)] = byte;
     Json end = {
         {"id", 256},       {"content", "<|endoftext|>"}, {"single_word", false}, {"lstrip", false},
         {"rstrip", false}, {"normalized", false},        {"special", true}};
@@ -60,5 +49,97 @@ void Tokenizer::save(const std::string& path) const {
                      {"byte_fallback", false},
                      {"vocab", vocab},
                      {"merges", Json::array()}};
-    write_file_atomic(path, json.dump(1) + "\n");
+    return json;
+}
+
+} // namespace
+
+Tokenizer::Tokenizer() : json_(byte_tokenizer_json().dump(1) + "\n"), end_of_text_(256) {
+    for (int byte = 0; byte < 256; byte++) bytes_.push_back(std::string(1, char(byte)));
+    bytes_.push_back("<|endoftext|>");
+    special_.assign(256, false);
+    special_.push_back(true);
+}
+
+Tokenizer::Tokenizer(const std::string& path) : Tokenizer() {
+    if (path.empty()) return;
+    std::string text = read_file(path);
+    if (text == json_) return;
+    path_ = path;
+    json_ = std::move(text);
+    auto bpe = std::make_shared<const Bpe>(read_tokenizer_file(json_, path));
+    const TokenizerFile& file = bpe->file();
+    bytes_ = file.bytes;
+    special_ = file.special;
+    prefix_ = file.prefix;
+    suffix_ = file.suffix;
+    end_of_text_ = -1;
+    for (const char* name : kEndNames)
+        for (const AddedToken& token : file.added)
+            if (end_of_text_ < 0 && token.content == name) end_of_text_ = token.id;
+    bpe_ = std::move(bpe);
+}
+
+int Tokenizer::end_of_text() const {
+    if (end_of_text_ >= 0) return end_of_text_;
+    std::string names;
+    for (const char* name : kEndNames) names += std::string(names.empty() ? "" : ", ") + name;
+    fatal(path_ + ": added_tokens: no token for the end of a document, expected one of " + names,
+          "add <|endoftext|> as a special token; a document must end for the model to learn it");
+}
+
+void Tokenizer::append(const std::string& text, std::vector<int32_t>& tokens) const {
+    tokens.reserve(tokens.size() + text.size() / (bpe_ ? 3 : 1) + 2);
+    if (bpe_) return bpe_->encode(text, tokens);
+    for (unsigned char byte : text) tokens.push_back(byte);
+}
+
+std::vector<int32_t> Tokenizer::encode(const std::string& text) const {
+    std::vector<int32_t> tokens;
+    append(text, tokens);
+    return tokens;
+}
+
+std::vector<int32_t> Tokenizer::encode_start(const std::string& text) const {
+    std::vector<int32_t> tokens = prefix_;
+    append(text, tokens);
+    return tokens;
+}
+
+std::vector<int32_t> Tokenizer::encode_whole(const std::string& text) const {
+    std::vector<int32_t> tokens = encode_start(text);
+    tokens.insert(tokens.end(), suffix_.begin(), suffix_.end());
+    return tokens;
+}
+
+std::string Tokenizer::decode(const int32_t* tokens, size_t count, Specials specials) const {
+    std::string text;
+    for (size_t i = 0; i < count; i++) {
+        const bool known = tokens[i] >= 0 && tokens[i] < vocab_size();
+        if (known && (specials == Specials::keep || !special_[size_t(tokens[i])]))
+            text += bytes_[size_t(tokens[i])];
+    }
+    return text;
+}
+
+std::string Tokenizer::decode(const std::vector<int32_t>& tokens, Specials specials) const {
+    return decode(tokens.data(), tokens.size(), specials);
+}
+
+void Tokenizer::save(const std::string& path) const { write_file_atomic(path, json_); }
+
+Tokenizer folder_tokenizer(const std::string& folder) {
+    const std::string path = folder + "/tokenizer.json";
+    return Tokenizer(path_exists(path) ? path : "");
+}
+
+std::string StreamDecoder::push(int32_t token) {
+    return stream_.push(tokenizer_.decode(&token, 1, specials_));
+}
+
+std::string decode_utf8(const Tokenizer& tokenizer, const std::vector<int32_t>& tokens,
+                        Specials specials) {
+    Utf8Stream stream;
+    std::string text = stream.push(tokenizer.decode(tokens, specials));
+    return text + stream.finish();
 }

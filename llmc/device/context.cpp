@@ -3,6 +3,7 @@
 #include "llmc/device/gemm.h"
 
 #include <algorithm>
+#include <dlfcn.h>
 #include <omp.h>
 #include <sched.h>
 #include <unistd.h>
@@ -41,16 +42,32 @@ int threads_per_rank(int asked, int local_ranks) {
     return cores < machine_cores() ? cores : std::max(1, cores / local_ranks);
 }
 
-const char* backend_name(Backend backend) { return backend == Backend::ref ? "ref" : "cpu"; }
-
-Backend choose_backend(const std::string& device) {
-    require(device == "auto" || device == "cpu" || device == "ref", "choose_backend: \"%s\"",
-            device.c_str());
-    return device == "ref" ? Backend::ref : Backend::cpu;
+const char* backend_name(Backend backend) {
+    static const char* const names[] = {"ref", "cpu", "simt"};
+    return names[int(backend)];
 }
 
-Ctx::Ctx(Backend backend_, int threads_)
-    : backend(backend_), threads(threads_ > 0 ? threads_ : available_cores()),
+Backend choose_backend(const std::string& device) {
+    if (device == "cuda") {
+        void* driver = ::dlopen("libcuda.so.1", RTLD_NOW);
+        usage_error(driver ? "device = \"cuda\": this build has no CUDA host path"
+                           : "device = \"cuda\": no CUDA driver on this machine (libcuda.so.1)",
+                    "-device cpu computes on the CPU, -device simt runs the CUDA kernels on it");
+    }
+    for (Backend backend : {Backend::ref, Backend::cpu, Backend::simt})
+        if (device == backend_name(backend)) return backend;
+    require(device == "auto", "choose_backend: \"%s\"", device.c_str());
+    return Backend::cpu;
+}
+
+bool choose_bf16(const std::string& dtype, Backend backend) {
+    if (dtype == "bf16" && backend == Backend::ref)
+        usage_error("-dtype bf16 with -device ref", "the reference computes in double only");
+    return dtype == "bf16";
+}
+
+Ctx::Ctx(Backend backend_, int threads_, bool bf16_)
+    : backend(backend_), threads(threads_ > 0 ? threads_ : available_cores()), bf16(bf16_),
       gemm_cache(make_gemm_cache()) {
     omp_set_num_threads(threads); // one OpenMP pool, shared with the GEMM library
 }

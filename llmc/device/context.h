@@ -2,11 +2,14 @@
 // memory and its GEMM state. No mutable globals anywhere else.
 #pragma once
 #include "llmc/core/view.h"
+#include "llmc/device/simt/options.h"
 
 #include <memory>
 #include <vector>
 
-enum class Backend { ref, cpu }; // ref: double, plain loops, the oracle. cpu: fp32, fast.
+// ref: double, plain loops, the oracle. cpu: fp32, fast. simt: the kernels of ops/*.cu, thread by
+// thread on the CPU (device/simt/runtime.h); ops without a kernel run their cpu version.
+enum class Backend { ref, cpu, simt };
 
 struct GemmCache; // device/gemm.cpp
 
@@ -47,22 +50,29 @@ class ScratchFrame {
 };
 
 struct Ctx {
-    Ctx(Backend backend, int threads); // threads 0 = one per core this process may use
+    // threads 0 = one per core this process may use. bf16: store weights and activations so.
+    Ctx(Backend backend, int threads, bool bf16 = false);
     ~Ctx();
     Ctx(const Ctx&) = delete;
 
     Backend backend;
     int threads;
+    bool bf16;
     Scratch scratch;
     std::shared_ptr<GemmCache> gemm_cache;
+    SimtOptions simt;
+    void* stream = nullptr; // cudaStream_t of kernels built by nvcc
 
-    // X of the contracts: the dtype of weights, activations and statistics.
+    // X of the contracts: the dtype of the weights that passes read and of activations.
+    Dtype storage() const { return bf16 ? Dtype::bf16 : dtype(); }
+    // Of all else: statistics, gradients of weights, what the optimizer holds.
     Dtype dtype() const { return backend == Backend::ref ? Dtype::f64 : Dtype::f32; }
 };
 
 const char* backend_name(Backend backend);
-Backend choose_backend(const std::string& device); // of the key -device: "auto", "cpu" or "ref"
-int available_cores();                             // this process may run on
+Backend choose_backend(const std::string& device);           // of the key -device: "auto" or a name
+bool choose_bf16(const std::string& dtype, Backend backend); // of the key -dtype: "fp32" or "bf16"
+int available_cores();                                       // this process may run on
 int machine_cores();
 // `asked`, or where that is 0 a rank's share of the machine: all of what its launcher bound it to,
 // or one part of `local_ranks`.

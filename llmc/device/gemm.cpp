@@ -2,6 +2,7 @@
 
 #include "llmc/device/buffer.h"
 #include "llmc/device/parallel.h"
+#include "llmc/device/simd.h"
 #include "llmc/device/tile.h"
 
 #include <algorithm>
@@ -47,16 +48,21 @@ struct GemmCache {
     };
     dnnl::engine engine{dnnl::engine::kind::cpu, 0};
     dnnl::stream stream{engine};
-    std::map<std::array<int64_t, 9>, Primitive> primitives;
+    std::map<std::array<int64_t, 11>, Primitive> primitives;
+    int takes_bf16 = -1; // unknown yet
 };
 
-static GemmCache::Primitive make_primitive(GemmCache& cache, const std::array<int64_t, 9>& key) {
+static dnnl::memory::data_type dnnl_type(int64_t dtype) {
+    return dtype == int64_t(Dtype::bf16) ? dnnl::memory::data_type::bf16
+                                         : dnnl::memory::data_type::f32;
+}
+
+static GemmCache::Primitive make_primitive(GemmCache& cache, const std::array<int64_t, 11>& key) {
     using dims = dnnl::memory::dims;
-    auto [m, n, k, lda, ldb, ldc, ta, tb, accumulate] = key;
-    auto type = dnnl::memory::data_type::f32;
-    dnnl::memory::desc md_a({m, k}, type, ta ? dims{1, lda} : dims{lda, 1});
-    dnnl::memory::desc md_b({k, n}, type, tb ? dims{1, ldb} : dims{ldb, 1});
-    dnnl::memory::desc md_c({m, n}, type, dims{ldc, 1});
+    auto [m, n, k, lda, ldb, ldc, ta, tb, accumulate, ab, c] = key;
+    dnnl::memory::desc md_a({m, k}, dnnl_type(ab), ta ? dims{1, lda} : dims{lda, 1});
+    dnnl::memory::desc md_b({k, n}, dnnl_type(ab), tb ? dims{1, ldb} : dims{ldb, 1});
+    dnnl::memory::desc md_c({m, n}, dnnl_type(c), dims{ldc, 1});
     dnnl::primitive_attr attr;
     attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     if (accumulate) {
@@ -82,15 +88,17 @@ static GemmCache::Primitive make_primitive(GemmCache& cache, const std::array<in
 static void gemm_cpu(Ctx& ctx, View& c, const View& a, Trans trans_a, const View& b, Trans trans_b,
                      Store store, int64_t k) {
     GemmCache& cache = *ctx.gemm_cache;
-    std::array<int64_t, 9> key = {c.shape[0],
-                                  c.shape[1],
-                                  k,
-                                  a.ld,
-                                  b.ld,
-                                  c.ld,
-                                  trans_a == Trans::yes,
-                                  trans_b == Trans::yes,
-                                  store == Store::accumulate};
+    std::array<int64_t, 11> key = {c.shape[0],
+                                   c.shape[1],
+                                   k,
+                                   a.ld,
+                                   b.ld,
+                                   c.ld,
+                                   trans_a == Trans::yes,
+                                   trans_b == Trans::yes,
+                                   store == Store::accumulate,
+                                   int64_t(a.dtype),
+                                   int64_t(c.dtype)};
     try {
         auto found = cache.primitives.find(key);
         if (found == cache.primitives.end())
@@ -98,9 +106,9 @@ static void gemm_cpu(Ctx& ctx, View& c, const View& a, Trans trans_a, const View
         GemmCache::Primitive& primitive = found->second;
         ScratchFrame frame(ctx.scratch);
         primitive.scratchpad.set_data_handle(ctx.scratch.alloc(primitive.scratchpad_bytes));
-        primitive.a.set_data_handle(const_cast<float*>(a.as<float>()));
-        primitive.b.set_data_handle(const_cast<float*>(b.as<float>()));
-        primitive.c.set_data_handle(c.as<float>());
+        primitive.a.set_data_handle(a.data);
+        primitive.b.set_data_handle(b.data);
+        primitive.c.set_data_handle(c.data);
         primitive.matmul.execute(cache.stream, {{DNNL_ARG_SRC, primitive.a},
                                                 {DNNL_ARG_WEIGHTS, primitive.b},
                                                 {DNNL_ARG_DST, primitive.c},
@@ -111,6 +119,20 @@ static void gemm_cpu(Ctx& ctx, View& c, const View& a, Trans trans_a, const View
                      (long)k, (long)c.shape[1], e.what()),
               "check the installed oneDNN, or build without it: make ONEDNN=0");
     }
+}
+
+bool gemm_takes_bf16(Ctx& ctx) {
+    GemmCache& cache = *ctx.gemm_cache;
+    if (cache.takes_bf16 < 0) {
+        const int64_t bf16 = int64_t(Dtype::bf16);
+        try {
+            make_primitive(cache, {64, 64, 64, 64, 64, 64, 0, 1, 0, bf16, bf16});
+            cache.takes_bf16 = 1;
+        } catch (const dnnl::error&) {
+            cache.takes_bf16 = 0;
+        }
+    }
+    return cache.takes_bf16 == 1;
 }
 
 const char* gemm_library() {
@@ -154,11 +176,38 @@ static void gemm_cpu(Ctx& ctx, View& c, const View& a, Trans trans_a, const View
     });
 }
 
+bool gemm_takes_bf16(Ctx&) { return false; }
 const char* gemm_library() { return "own tile kernel"; }
 
 #endif
 
 std::shared_ptr<GemmCache> make_gemm_cache() { return std::make_shared<GemmCache>(); }
+
+// Operands that no primitive takes as they are, through floats.
+static void gemm_widened(Ctx& ctx, View& c, const View& a, Trans trans_a, const View& b,
+                         Trans trans_b, Store store, int64_t k) {
+    ScratchFrame frame(ctx.scratch);
+    auto room = [&](const View& view) {
+        float* data = ctx.scratch.alloc_of<float>(view.shape[0] * view.shape[1]);
+        return make_view(data, Dtype::f32, view.name, view.shape[0], view.shape[1]);
+    };
+    auto widen = [&](const View& view, bool read) {
+        if (view.dtype == Dtype::f32) return view;
+        View wide = room(view);
+        if (read)
+            parallel_for(view.shape[0], [&](int64_t i) {
+                convert(wide.as<float>() + i * wide.ld, view.as<bf16>() + i * view.ld,
+                        view.shape[1]);
+            });
+        return wide;
+    };
+    View wide = widen(c, store == Store::accumulate);
+    gemm_cpu(ctx, wide, widen(a, true), trans_a, widen(b, true), trans_b, store, k);
+    if (c.dtype == Dtype::bf16)
+        parallel_for(c.shape[0], [&](int64_t i) {
+            convert(c.as<bf16>() + i * c.ld, wide.as<float>() + i * wide.ld, c.shape[1]);
+        });
+}
 
 void gemm(Ctx& ctx, View c, const View& a, Trans trans_a, const View& b, Trans trans_b,
           Store store) {
@@ -180,13 +229,16 @@ void gemm(Ctx& ctx, View c, const View& a, Trans trans_a, const View& b, Trans t
         return;
     }
     if (ctx.backend == Backend::ref) gemm_ref(c, a, trans_a, b, trans_b, store);
-    else gemm_cpu(ctx, c, a, trans_a, b, trans_b, store, k);
+    else if (a.dtype == b.dtype &&
+             (a.dtype == Dtype::f32 ? c.dtype == Dtype::f32 : gemm_takes_bf16(ctx)))
+        gemm_cpu(ctx, c, a, trans_a, b, trans_b, store, k);
+    else gemm_widened(ctx, c, a, trans_a, b, trans_b, store, k);
 }
 
 double gemm_peak(Ctx& ctx) {
     const int64_t n = ctx.backend == Backend::ref ? 128 : 1024;
-    const Buffer a(ctx.dtype(), "peak a", n, n), b(ctx.dtype(), "peak b", n, n),
-        c(ctx.dtype(), "peak c", n, n);
+    const Dtype x = ctx.storage();
+    const Buffer a(x, "peak a", n, n), b(x, "peak b", n, n), c(x, "peak c", n, n);
     double best_s = 1e9;
     for (int i = 0; i < 6; i++) { // the first prepares the primitive and touches the pages
         const auto start = std::chrono::steady_clock::now();

@@ -8,10 +8,12 @@ enum class Trans { no, yes };
 enum class Store { overwrite, accumulate };
 
 // c = op(a) op(b), or c += op(a) op(b).
-//   c (m, n) X    written or accumulated
-//   a (m, k) X    or (k, m) with Trans::yes
-//   b (k, n) X    or (n, k) with Trans::yes
-// m, n, k >= 0; k = 0 gives zeros. Rows may be strided (ld). Deterministic.
+//   c (m, n)    written or accumulated
+//   a (m, k)    or (k, m) with Trans::yes
+//   b (k, n)    or (n, k) with Trans::yes
+// f64 for ref; else each f32 or bf16, sums in fp32: by the CPU's bf16 instructions where a and b
+// are bf16 and gemm_takes_bf16(), else through floats. m, n, k >= 0; k = 0 gives zeros. Rows may
+// be strided (ld). Deterministic.
 void gemm(Ctx& ctx, View c, const View& a, Trans trans_a, const View& b, Trans trans_b,
           Store store);
 
@@ -19,6 +21,7 @@ void gemm(Ctx& ctx, View c, const View& a, Trans trans_a, const View& b, Trans t
 // second; the best of a few. Takes a tenth of a second.
 double gemm_peak(Ctx& ctx);
 
+bool gemm_takes_bf16(Ctx& ctx);
 const char* gemm_library(); // "oneDNN 2.6.3" or "own tile kernel", for the start-up lines
 
 std::shared_ptr<GemmCache> make_gemm_cache();

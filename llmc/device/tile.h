@@ -7,6 +7,7 @@
 #include "llmc/device/simd.h"
 
 #include <cstddef>
+#include <type_traits>
 
 // AVX-512 has 32 vector registers of this width; with AVX2 each Vf takes two of 16.
 #ifdef __AVX512F__
@@ -49,6 +50,10 @@ template <int kRows>
 inline void rows(int n, int k, const float* a, ptrdiff_t a_row, ptrdiff_t a_col, const float* b,
                  ptrdiff_t ldb, float* c, ptrdiff_t ldc, bool accumulate) {
     int j = 0;
+    if constexpr (kRows <=
+                  2) // few rows: more columns at a time, or the multiply-adds wait for each other
+        for (; j + 4 * kLanes <= n; j += 4 * kLanes)
+            block<kRows, 4>(k, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
     for (; j + 2 * kLanes <= n; j += 2 * kLanes)
         block<kRows, 2>(k, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
     for (; j + kLanes <= n; j += kLanes)
@@ -69,7 +74,12 @@ inline void tile_gemm(int m, int n, int k, const float* a, ptrdiff_t a_row, ptrd
     for (; i + kTileRows <= m; i += kTileRows)
         tile_detail::rows<kTileRows>(n, k, a + i * a_row, a_row, a_col, b, ldb, c + i * ldc, ldc,
                                      accumulate);
-    for (; i < m; i++)
-        tile_detail::rows<1>(n, k, a + i * a_row, a_row, a_col, b, ldb, c + i * ldc, ldc,
-                             accumulate);
+    auto rest = [&](auto rows) {
+        for (; i + rows.value <= m; i += rows.value)
+            tile_detail::rows<rows.value>(n, k, a + i * a_row, a_row, a_col, b, ldb, c + i * ldc,
+                                          ldc, accumulate);
+    };
+    if constexpr (kTileRows > 4) rest(std::integral_constant<int, 4>());
+    if constexpr (kTileRows > 2) rest(std::integral_constant<int, 2>());
+    rest(std::integral_constant<int, 1>());
 }

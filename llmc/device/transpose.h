@@ -1,5 +1,7 @@
 // Transposed copies of small tiles, in 8 x 8 blocks of registers.
 #pragma once
+#include "llmc/core/view.h"
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -9,9 +11,27 @@ namespace transpose_detail {
 typedef float V8 __attribute__((vector_size(32)));
 typedef int32_t I8 __attribute__((vector_size(32)));
 
-inline void block(float* out, ptrdiff_t out_ld, const float* in, ptrdiff_t in_ld) {
+inline V8 load8(const float* p) {
+    V8 v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+inline V8 load8(const bf16* p) {
+    typedef uint16_t H8 __attribute__((vector_size(16)));
+    typedef uint32_t U8 __attribute__((vector_size(32)));
+    H8 half;
+    std::memcpy(&half, p, sizeof half);
+    const U8 bits = __builtin_convertvector(half, U8) << 16;
+    V8 v;
+    std::memcpy(&v, &bits, sizeof v);
+    return v;
+}
+inline float value(float x) { return x; }
+inline float value(bf16 x) { return bf16_to_float(x.bits); }
+
+template <class In> inline void block(float* out, ptrdiff_t out_ld, const In* in, ptrdiff_t in_ld) {
     V8 r[8], s[8];
-    for (int i = 0; i < 8; i++) std::memcpy(&r[i], in + i * in_ld, sizeof r[i]);
+    for (int i = 0; i < 8; i++) r[i] = load8(in + i * in_ld);
     const I8 low = {0, 8, 1, 9, 4, 12, 5, 13}, high = {2, 10, 3, 11, 6, 14, 7, 15};
     for (int i = 0; i < 8; i += 2) { // pairs of rows interleaved
         s[i] = __builtin_shuffle(r[i], r[i + 1], low);
@@ -34,15 +54,18 @@ inline void block(float* out, ptrdiff_t out_ld, const float* in, ptrdiff_t in_ld
 } // namespace transpose_detail
 
 // out (columns, padded) = in (rows, columns) transposed, then zeros up to `padded` >= rows.
-inline void transpose_tile(float* out, ptrdiff_t out_ld, const float* in, ptrdiff_t in_ld, int rows,
-                           int columns, int padded) {
+// In: float or bf16.
+template <class In>
+void transpose_tile(float* out, ptrdiff_t out_ld, const In* in, ptrdiff_t in_ld, int rows,
+                    int columns, int padded) {
     const int rows8 = rows / 8 * 8, columns8 = columns / 8 * 8;
     for (int i = 0; i < rows8; i += 8)
         for (int j = 0; j < columns8; j += 8)
             transpose_detail::block(out + j * out_ld + i, out_ld, in + i * in_ld + j, in_ld);
     for (int j = 0; j < columns; j++) {
         float* line = out + j * out_ld;
-        for (int i = j < columns8 ? rows8 : 0; i < rows; i++) line[i] = in[i * in_ld + j];
+        for (int i = j < columns8 ? rows8 : 0; i < rows; i++)
+            line[i] = transpose_detail::value(in[i * in_ld + j]);
         std::fill(line + rows, line + padded, 0.0f);
     }
 }

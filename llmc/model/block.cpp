@@ -21,25 +21,26 @@ View BufferPool::make(Dtype dtype, const char* name, int64_t n0, int64_t n1) {
     return buffers_.back().view();
 }
 
-BlockActs make_block_acts(BufferPool& pool, const ModelConfig& c, Dtype x, int64_t N) {
+BlockActs make_block_acts(BufferPool& pool, const ModelConfig& c, const Ctx& ctx, int64_t N) {
     const int64_t S = c.moe() ? N * c.experts_per_token : N, F = c.moe() ? c.expert_ffn : c.ffn;
+    const Dtype x = ctx.storage(), f = ctx.dtype();
     BlockActs a;
     a.attention_in = pool.make(x, "attention_in", N, c.channels);
-    a.attention_rstd = pool.make(x, "attention_rstd", N);
+    a.attention_rstd = pool.make(f, "attention_rstd", N);
     a.qkv = pool.make(x, "qkv", N, c.qkv_width());
     a.qk = pool.make(x, "qk", N, c.q_width() + c.kv_width());
-    a.qk_rstd = pool.make(x, "qk_rstd", N, c.heads + c.kv_heads);
+    a.qk_rstd = pool.make(f, "qk_rstd", N, c.heads + c.kv_heads);
     a.attention_out = pool.make(x, "attention_out", N, c.q_width());
-    a.lse = pool.make(x, "lse", N, c.heads);
+    a.lse = pool.make(f, "lse", N, c.heads);
     a.stream_mid = pool.make(x, "stream_mid", N, c.channels);
     a.ffn_in = pool.make(x, "ffn_in", N, c.channels);
-    a.ffn_rstd = pool.make(x, "ffn_rstd", N);
+    a.ffn_rstd = pool.make(f, "ffn_rstd", N);
     a.gate_up = pool.make(x, "gate_up", S, 2 * F);
     a.act = pool.make(x, "act", S, F);
     if (!c.moe()) return a;
-    a.router_logits = pool.make(x, "router_logits", N, c.experts);
-    a.scores = pool.make(x, "scores", N, c.experts);
-    a.expert_weights = pool.make(x, "expert_weights", N, c.experts_per_token);
+    a.router_logits = pool.make(f, "router_logits", N, c.experts);
+    a.scores = pool.make(f, "scores", N, c.experts);
+    a.expert_weights = pool.make(f, "expert_weights", N, c.experts_per_token);
     a.experts = pool.make(Dtype::i32, "experts", N, c.experts_per_token);
     a.offsets = pool.make(Dtype::i32, "offsets", c.experts + 1);
     a.slot_row = pool.make(Dtype::i32, "slot_row", S);
@@ -60,8 +61,9 @@ BlockActs first_rows(const BlockActs& acts, const ModelConfig& c, int64_t N) {
     return a;
 }
 
-BlockGrads make_block_grads(BufferPool& pool, const ModelConfig& c, Dtype x, int64_t N) {
+BlockGrads make_block_grads(BufferPool& pool, const ModelConfig& c, const Ctx& ctx, int64_t N) {
     const int64_t S = c.moe() ? N * c.experts_per_token : N, F = c.moe() ? c.expert_ffn : c.ffn;
+    const Dtype x = ctx.storage(), f = ctx.dtype();
     BlockGrads g;
     g.dstream = pool.make(x, "dstream", N, c.channels);
     g.dnorm = pool.make(x, "dnorm", N, c.channels);
@@ -72,8 +74,8 @@ BlockGrads make_block_grads(BufferPool& pool, const ModelConfig& c, Dtype x, int
     g.dgate_up = pool.make(x, "dgate_up", S, 2 * F);
     if (!c.moe()) return g;
     g.dslots = pool.make(x, "dslots", S, c.channels);
-    g.dweights = pool.make(x, "dweights", N, c.experts_per_token);
-    g.dlogits = pool.make(x, "dlogits", N, c.experts);
+    g.dweights = pool.make(f, "dweights", N, c.experts_per_token);
+    g.dlogits = pool.make(f, "dlogits", N, c.experts);
     return g;
 }
 

@@ -32,7 +32,7 @@ struct BlockActs {
     View slots;                                 // (S, C) experts' outputs
 };
 // `stream` is left out: it alone is kept per block when the rest is recomputed.
-BlockActs make_block_acts(BufferPool& pool, const ModelConfig& config, Dtype dtype, int64_t N);
+BlockActs make_block_acts(BufferPool& pool, const ModelConfig& config, const Ctx& ctx, int64_t N);
 BlockActs first_rows(const BlockActs& acts, const ModelConfig& config, int64_t N);
 
 // Temporaries of the backward, shared by all blocks.
@@ -42,7 +42,7 @@ struct BlockGrads {
     View dact, dgate_up;            // as their forward
     View dslots, dweights, dlogits; // MoE: (S, C) (N, K) (N, E)
 };
-BlockGrads make_block_grads(BufferPool& pool, const ModelConfig& config, Dtype dtype, int64_t N);
+BlockGrads make_block_grads(BufferPool& pool, const ModelConfig& config, const Ctx& ctx, int64_t N);
 BlockGrads first_rows(const BlockGrads& grads, const ModelConfig& config, int64_t N);
 
 // Reads acts.qk and the v columns of acts.qkv, writes acts.attention_out (and lse in training).

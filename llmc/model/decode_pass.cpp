@@ -11,12 +11,12 @@ DecodePass::DecodePass(Ctx& ctx, const Model& model, KvCache& cache, int64_t row
                        int64_t logits_rows)
     : ctx_(ctx), model_(model), cache_(cache), rows_(rows) {
     const ModelConfig& c = model.config;
-    const Dtype x = ctx.dtype();
-    acts_ = make_block_acts(pool_, c, x, rows);
+    const Dtype x = ctx.storage();
+    acts_ = make_block_acts(pool_, c, ctx, rows);
     for (View& stream : stream_) stream = pool_.make(x, "stream", rows, c.channels);
     delta_ = pool_.make(x, "delta", rows, c.channels);
     hidden_ = pool_.make(x, "hidden", rows, c.channels);
-    hidden_rstd_ = pool_.make(x, "hidden_rstd", rows);
+    hidden_rstd_ = pool_.make(ctx.dtype(), "hidden_rstd", rows);
     chosen_ = pool_.make(x, "chosen", logits_rows, c.channels);
     logits_ = pool_.make(x, "logits", logits_rows, c.padded_vocab());
 }
@@ -27,7 +27,7 @@ void DecodePass::forward(const DecodeBatch& batch) {
     require(N_ <= rows_, "DecodePass: %ld rows, room for %ld", long(N_), long(rows_));
     const View out_delta = delta_.slice_rows(0, N_);
     View inp = stream_[0].slice_rows(0, N_), delta;
-    embed_forward(ctx_, inp, batch.tokens, model_.weights.embed());
+    embed_forward(ctx_, inp, batch.tokens, model_.pass_weights().embed());
     for (int l = 0; l < c.layers; l++) {
         BlockActs acts = acts_;
         acts.stream = stream_[l % 2];
@@ -39,13 +39,13 @@ void DecodePass::forward(const DecodeBatch& batch) {
                                     cache_.values(l), batch.page_table, batch.row, batch.length,
                                     c.heads, c.kv_heads);
         };
-        block_forward(ctx_, c, model_.weights.block(l), acts, out_delta, inp, delta, model_.rope(),
-                      batch.positions, attend);
+        block_forward(ctx_, c, model_.pass_weights().block(l), acts, out_delta, inp, delta,
+                      model_.rope(), batch.positions, attend);
         inp = acts.stream_mid;
         delta = out_delta;
     }
     rmsnorm_forward(ctx_, hidden_.slice_rows(0, N_), stream_[c.layers % 2].slice_rows(0, N_),
-                    hidden_rstd_.slice_rows(0, N_), inp, delta, model_.weights.final_norm(),
+                    hidden_rstd_.slice_rows(0, N_), inp, delta, model_.pass_weights().final_norm(),
                     c.norm_eps);
 }
 
@@ -53,6 +53,6 @@ View DecodePass::logits_forward(const View& rows) {
     const int64_t M = rows.rows();
     const View chosen = chosen_.slice_rows(0, M), logits = logits_.slice_rows(0, M);
     embed_forward(ctx_, chosen, rows, hidden_.slice_rows(0, N_)); // a row gather
-    linear_forward(ctx_, logits, chosen, model_.weights.head());
+    linear_forward(ctx_, logits, chosen, model_.pass_weights().head());
     return logits;
 }

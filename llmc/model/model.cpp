@@ -2,6 +2,8 @@
 #include "llmc/model/model.h"
 
 #include "llmc/core/safetensors.h"
+#include "llmc/device/parallel.h"
+#include "llmc/device/simd.h"
 #include "llmc/ops/rope.h"
 
 #include <algorithm>
@@ -10,6 +12,23 @@
 Model::Model(Ctx& ctx, const ModelConfig& c)
     : config(c), table(c), weights(c, table, ctx.dtype(), "weights") {
     fill_rope();
+    if (ctx.storage() != Dtype::bf16) return;
+    copy_ = std::make_unique<ParamSet>(c, table, Dtype::bf16, "weights in bf16");
+    copy_->share_routers(weights);
+}
+
+size_t Model::bytes() const {
+    return weights.flat().bytes() + (copy_ ? copy_->trained().bytes() : 0);
+}
+
+void Model::weights_changed() {
+    if (!copy_) return;
+    constexpr int64_t kPart = 1 << 16;
+    const View from = weights.trained(), to = copy_->trained();
+    parallel_for((from.size() + kPart - 1) / kPart, [&](int64_t part) {
+        const int64_t begin = part * kPart, count = std::min(kPart, from.size() - begin);
+        convert(const_cast<View&>(to).as<bf16>() + begin, from.as<float>() + begin, count);
+    });
 }
 
 void Model::fill_rope() {
@@ -92,6 +111,7 @@ void load_weights(Model& model, const std::string& directory) {
         convert_values(file->data(*entry), entry->dtype, view.data, view.dtype, param.size);
         known++;
     }
+    model.weights_changed();
     // Empty tensors (a shared expert of width 0) and the tied head's copy are the only extras.
     for (const auto& f : files)
         for (const TensorEntry& entry : f->entries()) {

@@ -3,21 +3,29 @@
 #pragma once
 #include "llmc/model/params.h"
 
+#include <memory>
+
 struct Model {
     Model(Ctx& ctx, const ModelConfig& config);
     Model(const Model&) = delete;
 
     void set_rope_base(double base);
     View rope() const { return rope_.view(); } // (max_positions, D)
-    size_t bytes() const { return weights.flat().bytes(); }
+    size_t bytes() const;
+
+    // What the passes read: `weights`, or where X is bf16 their rounded copy (routers excepted,
+    // which stay fp32). Whoever changes `weights` calls weights_changed() afterwards.
+    const ParamSet& pass_weights() const { return copy_ ? *copy_ : weights; }
+    void weights_changed();
 
     ModelConfig config;
     const ParamTable table;
-    ParamSet weights;
+    ParamSet weights; // what the optimizer moves and checkpoints hold: fp32, double for ref
 
   private:
     void fill_rope();
     Buffer rope_;
+    std::unique_ptr<ParamSet> copy_;
 };
 
 // Hugging Face directories: config.json + model.safetensors (or model.safetensors.index.json and

@@ -133,6 +133,13 @@ ParamSet::ParamSet(const ModelConfig& c, const ParamTable& table, Dtype dtype, c
     }
 }
 
+void ParamSet::share_routers(const ParamSet& other) {
+    for (size_t l = 0; l < blocks_.size(); l++) {
+        blocks_[l].router = other.blocks_[l].router;
+        blocks_[l].router_bias = other.blocks_[l].router_bias;
+    }
+}
+
 View ParamSet::tensor(const Param& p) const {
     const View all = flat();
     void* data = memory_.bytes() + p.offset * int64_t(dtype_bytes(all.dtype));

@@ -59,6 +59,8 @@ class ParamSet {
     View head() const { return head_; }    // (Vp, C), the embedding when tied
     View final_norm() const { return final_norm_; }
     const BlockParams& block(int layer) const { return blocks_[layer]; }
+    void
+    share_routers(const ParamSet& other); // reads other's router weights and biases from now on
 
   private:
     Buffer memory_;

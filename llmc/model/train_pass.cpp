@@ -12,12 +12,12 @@
 TrainPass::TrainPass(Ctx& ctx, Model& model, const PassSettings& settings)
     : ctx_(ctx), model_(model), settings_(settings) {
     const ModelConfig& c = model.config;
-    const Dtype x = ctx.dtype();
+    const Dtype x = ctx.storage();
     const int64_t N = settings.rows;
     const bool keep = settings.backward && !settings.recompute;
     BlockActs shared;
     for (int l = 0; l < c.layers; l++) {
-        if (l == 0 || keep) shared = make_block_acts(pool_, c, x, N);
+        if (l == 0 || keep) shared = make_block_acts(pool_, c, ctx, N);
         BlockActs acts = shared;
         if (settings.backward || l < 2) // two streams suffice to go forward
             acts.stream = pool_.make(x, "stream", N, c.channels);
@@ -27,13 +27,13 @@ TrainPass::TrainPass(Ctx& ctx, Model& model, const PassSettings& settings)
     delta_ = pool_.make(x, "delta", N, c.channels);
     final_stream_ = pool_.make(x, "final_stream", N, c.channels);
     hidden_ = pool_.make(x, "hidden", N, c.channels);
-    hidden_rstd_ = pool_.make(x, "hidden_rstd", N);
+    hidden_rstd_ = pool_.make(ctx.dtype(), "hidden_rstd", N);
     logits_ = pool_.make(x, "logits", std::min(settings.loss_rows, N), c.padded_vocab());
     if (c.moe()) expert_counts_ = pool_.make(Dtype::i32, "expert_counts", c.layers, c.experts);
     if (!settings.backward) return;
-    block_grads_ = make_block_grads(pool_, c, x, N);
+    block_grads_ = make_block_grads(pool_, c, ctx, N);
     dhidden_ = pool_.make(x, "dhidden", N, c.channels);
-    grads_ = std::make_unique<ParamSet>(c, model.table, x, "gradients");
+    grads_ = std::make_unique<ParamSet>(c, model.table, ctx.dtype(), "gradients");
 }
 
 void TrainPass::zero_grads() {
@@ -49,8 +49,8 @@ void TrainPass::run_block(int l, const View& inp, const View& delta, const Block
         attention_forward(ctx_, a.attention_out, a.lse, q_columns(a.qk, c), k_columns(a.qk, c),
                           v_columns(a.qkv, c), batch_.doc_start, c.heads, c.kv_heads);
     };
-    block_forward(ctx_, c, model_.weights.block(l), acts, delta_.slice_rows(0, N_), inp, delta,
-                  model_.rope(), batch_.positions, attend);
+    block_forward(ctx_, c, model_.pass_weights().block(l), acts, delta_.slice_rows(0, N_), inp,
+                  delta, model_.rope(), batch_.positions, attend);
 }
 
 void TrainPass::forward(const Batch& batch, bool count_experts) {
@@ -59,7 +59,7 @@ void TrainPass::forward(const Batch& batch, bool count_experts) {
     N_ = batch.tokens.rows();
     require(N_ <= settings_.rows, "TrainPass: %ld rows, room for %ld", long(N_),
             long(settings_.rows));
-    embed_forward(ctx_, stream(0), batch.tokens, model_.weights.embed());
+    embed_forward(ctx_, stream(0), batch.tokens, model_.pass_weights().embed());
     View inp = stream(0), delta;
     for (int l = 0; l < c.layers; l++) {
         const BlockActs acts = first_rows(layers_[l], c, N_);
@@ -74,11 +74,11 @@ void TrainPass::forward(const Batch& batch, bool count_experts) {
         for (int64_t i = 0; i < padding.size(); i++) counts[padding.as<int32_t>()[i]]--;
     }
     rmsnorm_forward(ctx_, hidden(), final_stream_.slice_rows(0, N_), hidden_rstd_.slice_rows(0, N_),
-                    inp, delta, model_.weights.final_norm(), c.norm_eps);
+                    inp, delta, model_.pass_weights().final_norm(), c.norm_eps);
 }
 
 void TrainPass::logits_forward(View out, int64_t begin) {
-    linear_forward(ctx_, out, hidden_.slice_rows(begin, out.rows()), model_.weights.head());
+    linear_forward(ctx_, out, hidden_.slice_rows(begin, out.rows()), model_.pass_weights().head());
 }
 
 void TrainPass::loss_forward(View stats, const View& targets, const LossShape& shape) {
@@ -101,7 +101,8 @@ void TrainPass::loss_backward(View stats, const View& targets, const View& scale
                               targets.slice_rows(begin, count), scale.slice_rows(begin, count),
                               old_logp.empty() ? View{} : old_logp.slice_rows(begin, count), shape);
         linear_backward(ctx_, dhidden_.slice_rows(begin, count), grads_->head(), logits,
-                        hidden_.slice_rows(begin, count), model_.weights.head(), Store::overwrite);
+                        hidden_.slice_rows(begin, count), model_.pass_weights().head(),
+                        Store::overwrite);
     }
     backward();
 }
@@ -112,12 +113,12 @@ void TrainPass::backward() {
     std::memset(g.dstream.data, 0, g.dstream.bytes());
     rmsnorm_backward(ctx_, g.dstream, grads_->final_norm(), dhidden_.slice_rows(0, N_),
                      final_stream_.slice_rows(0, N_), hidden_rstd_.slice_rows(0, N_),
-                     model_.weights.final_norm());
+                     model_.pass_weights().final_norm());
     for (int l = c.layers - 1; l >= 0; l--) {
         const BlockActs acts = first_rows(layers_[l], c, N_);
         if (settings_.recompute) run_block(l, acts.stream, View{}, acts);
-        block_backward(ctx_, c, model_.weights.block(l), grads_->block(l), acts, g, model_.rope(),
-                       batch_.positions, batch_.doc_start);
+        block_backward(ctx_, c, model_.pass_weights().block(l), grads_->block(l), acts, g,
+                       model_.rope(), batch_.positions, batch_.doc_start);
     }
     embed_backward(ctx_, grads_->embed(), g.dstream, batch_.tokens);
 }

@@ -1,5 +1,6 @@
 // AdamW and the global norm. equations (A1)-(A5) in doc/equations.md; Loshchilov & Hutter, arXiv
-// 1711.05101 -> this contract -> adamw.cpp -> adamw_cpu.cpp -> cases in test/cases/adamw.cpp.
+// 1711.05101 -> this contract -> adamw.cpp -> adamw_cpu.cpp -> adamw.cu -> cases in
+// test/cases/adamw.cpp.
 #pragma once
 #include "llmc/ops/dispatch.h"
 
@@ -25,5 +26,5 @@ void square_sum_forward(Ctx& ctx, View out, const View& grad);
 
 } // namespace ref
 
-DECLARE_OP(adamw_update)
-DECLARE_OP(square_sum_forward)
+DECLARE_KERNEL_OP(adamw_update)
+DECLARE_KERNEL_OP(square_sum_forward)

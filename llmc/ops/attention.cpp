@@ -19,7 +19,7 @@ static void require_attention(const char* op, const Ctx& ctx, const View& q, con
     require_shape(op, k, N, HKV * D);
     require_shape(op, v, N, HKV * D);
     require_shape(op, doc_start, N);
-    for (const View* view : {&q, &k, &v}) require_dtype(op, *view, ctx.dtype());
+    for (const View* view : {&q, &k, &v}) require_real(op, *view, ctx);
     require_dtype(op, doc_start, Dtype::i32);
     const int32_t* start = doc_start.as<int32_t>();
     for (int64_t n = 0; n < N; n++)
@@ -33,7 +33,7 @@ static void require_attention_views(const char* op, const Ctx& ctx,
                                     int64_t n1) {
     for (const View* view : views) {
         require_shape(op, *view, n0, n1);
-        require_dtype(op, *view, ctx.dtype());
+        require_real(op, *view, ctx);
     }
 }
 
@@ -65,7 +65,7 @@ void check::attention_paged_forward(Ctx& ctx, View out, const View& q, const Vie
     require_attention_views(op, ctx, {&out, &q}, N, heads * D);
     for (const View* view : {&k_pages, &v_pages}) {
         require_shape(op, *view, pages, page_size, kv_heads * D);
-        require_dtype(op, *view, ctx.dtype());
+        require_dtype(op, *view, q.dtype);
         require(view->contiguous(), "%s: %s has gaps between pages", op, view->name);
     }
     require_shape(op, page_table, page_table.shape[0], page_table.shape[1]);

@@ -18,6 +18,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -101,11 +102,14 @@ void attend_block(Tile& t, int b, int D, const float* k_transposed, const EachRu
     });
 }
 
-void write_rows(const Tile& t, int D, float* out, int64_t out_ld, float* lse, int64_t lse_ld) {
+template <class T>
+void write_rows(const Tile& t, int D, T* out, int64_t out_ld, float* lse, int64_t lse_ld) {
     for (int r = 0; r < t.rows; r++) {
         const float inverse = 1.0f / t.sum[r];
         const float* values = t.sum_values + int64_t(r) * D;
-        for (int d = 0; d < D; d++) out[r * out_ld + d] = values[d] * inverse;
+        for_vectors(D, [&](int64_t d, int count) {
+            store_tail(out + r * out_ld + d, load_tail(values + d, count, 0.0f) * inverse, count);
+        });
         if (lse) lse[r * lse_ld] = t.max[r] + std::log(t.sum[r]);
     }
 }
@@ -134,44 +138,62 @@ std::vector<Block> list_blocks(const View& doc_start) {
     return blocks;
 }
 
-} // namespace
-
-void cpu::attention_forward(Ctx& ctx, View out, View lse, const View& q, const View& k,
-                            const View& v, const View& doc_start, int heads, int kv_heads) {
+// Values are read where they lie, or from a widened copy.
+template <class T>
+void forward_documents(Ctx& ctx, View out, View lse, const View& q, const View& k, const View& v,
+                       const View& doc_start, int heads, int kv_heads) {
     const int D = int(q.shape[1] / heads), group = heads / kv_heads;
     const std::vector<Block> blocks = list_blocks(doc_start);
     ScratchFrame frame(ctx.scratch);
     const int64_t block_size = int64_t(D) * kKeys, head_size = int64_t(blocks.size()) * block_size;
-    const int64_t room = kQueries * (kKeys + D);
+    const int64_t room = kQueries * (kKeys + 2 * D), N = v.shape[0];
+    const bool widened = sizeof(T) < sizeof(float);
     float* k_packed = ctx.scratch.alloc_of<float>(kv_heads * head_size);
+    float* v_room = ctx.scratch.alloc_of<float>(widened ? N * kv_heads * D : 0);
     float* memory = ctx.scratch.alloc_of<float>(omp_get_max_threads() * room);
     parallel_for(int64_t(blocks.size()) * kv_heads, [&](int64_t task) {
         const int64_t b = task / kv_heads, h = task % kv_heads;
+        const Block& block = blocks[b];
         transpose_tile(k_packed + h * head_size + b * block_size, kKeys,
-                       k.as<float>() + blocks[b].row * k.ld + h * D, k.ld, blocks[b].count, D,
-                       padded_keys(blocks[b].count));
+                       k.as<T>() + block.row * k.ld + h * D, k.ld, block.count, D,
+                       padded_keys(block.count));
+        float_block(v.as<T>() + block.row * v.ld + h * D, v.ld, block.count, D,
+                    v_room + (h * N + block.row) * D);
     });
     parallel_for_dynamic(int64_t(blocks.size()) * heads, [&](int64_t task, int thread) {
         const Block& block = blocks[task / heads];
         const int64_t h = task % heads, document = block.row - block.position;
         const float* keys = k_packed + h / group * head_size + block.document_block * block_size;
-        const float* values = v.as<float>() + document * v.ld + h / group * D;
+        FloatBlock values{v_room + (h / group * N + document) * D, D};
+        if constexpr (!std::is_same_v<T, bf16>)
+            values = {v.as<float>() + document * v.ld + h / group * D, v.ld};
         float *scores = memory + thread * room, *sum_values = scores + kQueries * kKeys;
         for (int first = 0; first < block.count; first += kQueries) {
             const int64_t row = block.row + first;
-            Tile tile(q.as<float>() + row * q.ld + h * D, q.ld,
-                      std::min(kQueries, block.count - first), sum_values);
+            const int rows = std::min(kQueries, block.count - first);
+            const FloatBlock queries = float_block(q.as<T>() + row * q.ld + h * D, q.ld, rows, D,
+                                                   sum_values + kQueries * D);
+            Tile tile(queries.data, queries.ld, rows, sum_values);
             for (int r = 0; r < tile.rows; r++) tile.last[r] = block.position + first + r;
             for (int b = 0; b < tile.blocks(); b++)
                 attend_block(
                     tile, b, D, keys + b * block_size,
                     [&](int count, const auto& use) {
-                        use(0, count, values + int64_t(b) * kKeys * v.ld, v.ld);
+                        use(0, count, values.data + int64_t(b) * kKeys * values.ld, values.ld);
                     },
                     scores);
-            write_rows(tile, D, out.as<float>() + row * out.ld + h * D, out.ld,
+            write_rows(tile, D, out.as<T>() + row * out.ld + h * D, out.ld,
                        lse.as<float>() + row * lse.ld + h, lse.ld);
         }
+    });
+}
+
+} // namespace
+
+void cpu::attention_forward(Ctx& ctx, View out, View lse, const View& q, const View& k,
+                            const View& v, const View& doc_start, int heads, int kv_heads) {
+    with_real(q.dtype, [&](auto x) {
+        forward_documents<decltype(x)>(ctx, out, lse, q, k, v, doc_start, heads, kv_heads);
     });
 }
 
@@ -201,8 +223,8 @@ std::vector<Run> list_runs(const int32_t* sequence, const int32_t* length, int64
 }
 
 // The pages of one sequence's key/value head.
-struct PagedHead {
-    const float *keys, *values; // of page 0
+template <class T> struct PagedHead {
+    const T *keys, *values; // of page 0
     const int32_t* pages;
     int page_size;
     int64_t width; // of one position: HKV * D
@@ -223,25 +245,28 @@ struct PagedHead {
             transpose_tile(out + first, kKeys, keys + at, width, run, D, padded);
         });
     }
-    void attend(Tile& tile, int b, int D, const float* k_transposed, float* scores) const {
+    // v_room: kKeys rows of D
+    void attend(Tile& tile, int b, int D, const float* k_transposed, float* scores,
+                float* v_room) const {
         attend_block(
             tile, b, D, k_transposed,
             [&](int count, const auto& use) {
                 each_run(b, count, [&](int first, int run, int64_t at) {
-                    use(first, run, values + at, width);
+                    const FloatBlock rows = float_block(values + at, width, run, D, v_room);
+                    use(first, run, rows.data, rows.ld);
                 });
             },
             scores);
     }
 };
 
-struct Job {
+template <class T> struct Job {
     View out, q, k_pages, v_pages, page_table;
     const int32_t *sequence, *length;
     int heads, kv_heads, D;
 
-    PagedHead head(int64_t n, int h) const {
-        return {k_pages.as<float>() + h * D, v_pages.as<float>() + h * D,
+    PagedHead<T> head(int64_t n, int h) const {
+        return {k_pages.as<T>() + h * D, v_pages.as<T>() + h * D,
                 page_table.as<int32_t>() + sequence[n] * page_table.ld, int(k_pages.shape[1]),
                 k_pages.shape[2]};
     }
@@ -250,15 +275,18 @@ struct Job {
     void prefill(const Run& run, int h, float* memory);
 };
 
-// Key/value heads h0..h1-1 of query n. memory: a block of keys, scores, h1-h0 groups of D sums.
-void Job::decode(int64_t n, int h0, int h1, float* memory) {
+// Key/value heads h0..h1-1 of query n. memory: a block of keys, one of values, scores, heads of D
+// queries, h1-h0 groups of D sums.
+template <class T> void Job<T>::decode(int64_t n, int h0, int h1, float* memory) {
     const int group = heads / kv_heads;
-    float *k_transposed = memory, *scores = memory + D * kKeys;
-    float* sum_values = scores + kQueries * kKeys;
+    float *k_transposed = memory, *v_room = k_transposed + D * kKeys;
+    float *scores = v_room + D * kKeys, *queries = scores + kQueries * kKeys;
+    float* sum_values = queries + heads * D;
+    const float* q_row = as_floats(q.as<T>() + n * q.ld, heads * D, queries);
     std::vector<Tile> tiles;
     for (int h = h0 * group; h < h1 * group;) {
         const int rows = std::min(kQueries, group - h % group);
-        tiles.emplace_back(q.as<float>() + n * q.ld + h * D, D, rows, sum_values);
+        tiles.emplace_back(q_row + h * D, D, rows, sum_values);
         std::fill_n(tiles.back().last, rows, length[n] - 1);
         sum_values += int64_t(rows) * D;
         h += rows;
@@ -266,24 +294,26 @@ void Job::decode(int64_t n, int h0, int h1, float* memory) {
     const size_t per_head = tiles.size() / (h1 - h0);
     for (int b = 0; b < tiles[0].blocks(); b++)
         for (size_t i = 0; i < tiles.size(); i++) {
-            const PagedHead pages = head(n, h0 + int(i / per_head));
+            const PagedHead<T> pages = head(n, h0 + int(i / per_head));
             if (i % per_head == 0)
                 pages.transpose_keys(k_transposed, b, tiles[0].keys_of_block(b), D);
-            pages.attend(tiles[i], b, D, k_transposed, scores);
+            pages.attend(tiles[i], b, D, k_transposed, scores, v_room);
         }
-    float* row = out.as<float>() + n * out.ld + h0 * group * D;
+    T* row = out.as<T>() + n * out.ld + h0 * group * D;
     for (const Tile& tile : tiles) {
         write_rows(tile, D, row, D, nullptr, 0);
         row += tile.rows * D;
     }
 }
 
-// Key/value head h of a run. memory: all its blocks of keys, scores, a tile of sums.
-void Job::prefill(const Run& run, int h, float* memory) {
+// Key/value head h of a run. memory: all its blocks of keys, one of values, scores, a tile of
+// queries, one of sums.
+template <class T> void Job<T>::prefill(const Run& run, int h, float* memory) {
     const int group = heads / kv_heads, blocks = (run.longest + kKeys - 1) / kKeys;
-    const PagedHead pages = head(run.begin, h);
+    const PagedHead<T> pages = head(run.begin, h);
     const int64_t block_size = int64_t(D) * kKeys;
-    float *scores = memory + blocks * block_size, *sum_values = scores + kQueries * kKeys;
+    float *v_room = memory + blocks * block_size, *scores = v_room + block_size;
+    float *q_room = scores + kQueries * kKeys, *sum_values = q_room + kQueries * D;
     for (int b = 0; b < blocks; b++)
         pages.transpose_keys(memory + b * block_size, b, std::min(kKeys, run.longest - b * kKeys),
                              D);
@@ -293,32 +323,34 @@ void Job::prefill(const Run& run, int h, float* memory) {
                (length[n + rows] - 1) / kKeys == (length[n] - 1) / kKeys)
             rows++;
         for (int i = h * group; i < (h + 1) * group; i++) {
-            Tile tile(q.as<float>() + n * q.ld + i * D, q.ld, rows, sum_values);
+            const FloatBlock queries =
+                float_block(q.as<T>() + n * q.ld + i * D, q.ld, rows, D, q_room);
+            Tile tile(queries.data, queries.ld, rows, sum_values);
             for (int r = 0; r < rows; r++) tile.last[r] = length[n + r] - 1;
             for (int b = 0; b < tile.blocks(); b++)
-                pages.attend(tile, b, D, memory + b * block_size, scores);
-            write_rows(tile, D, out.as<float>() + n * out.ld + i * D, out.ld, nullptr, 0);
+                pages.attend(tile, b, D, memory + b * block_size, scores, v_room);
+            write_rows(tile, D, out.as<T>() + n * out.ld + i * D, out.ld, nullptr, 0);
         }
         n += rows;
     }
 }
 
-} // namespace
-
-void cpu::attention_paged_forward(Ctx& ctx, View out, const View& q, const View& k_pages,
-                                  const View& v_pages, const View& page_table, const View& row,
-                                  const View& length, int heads, int kv_heads) {
+template <class T>
+void forward_pages(Ctx& ctx, View out, const View& q, const View& k_pages, const View& v_pages,
+                   const View& page_table, const View& row, const View& length, int heads,
+                   int kv_heads) {
     constexpr size_t kFewRuns = 16; // fewer runs are split by key/value head too
     const int D = int(q.shape[1] / heads);
-    Job job{out,   q,        k_pages, v_pages, page_table, row.as<int32_t>(), length.as<int32_t>(),
-            heads, kv_heads, D};
+    Job<T> job{
+        out,   q,        k_pages, v_pages, page_table, row.as<int32_t>(), length.as<int32_t>(),
+        heads, kv_heads, D};
     const std::vector<Run> runs = list_runs(job.sequence, job.length, q.shape[0]);
     int longest_prompt = kKeys;
     for (const Run& run : runs)
         if (run.end - run.begin > 1) longest_prompt = std::max(longest_prompt, run.longest);
     const int64_t blocks = (longest_prompt + kKeys - 1) / kKeys;
-    const int64_t sums = std::max(kQueries, heads);
-    const int64_t room = blocks * D * kKeys + kQueries * kKeys + sums * D;
+    const int64_t rows = std::max(kQueries, heads); // of queries, of sums
+    const int64_t room = (blocks + 1) * D * kKeys + kQueries * kKeys + 2 * rows * D;
     ScratchFrame frame(ctx.scratch);
     float* memory = ctx.scratch.alloc_of<float>(room * omp_get_max_threads());
     const int parts = runs.size() < kFewRuns ? kv_heads : 1;
@@ -328,5 +360,16 @@ void cpu::attention_paged_forward(Ctx& ctx, View out, const View& q, const View&
         if (run.end - run.begin == 1) job.decode(run.begin, h0, h1, memory + thread * room);
         else
             for (int h = h0; h < h1; h++) job.prefill(run, h, memory + thread * room);
+    });
+}
+
+} // namespace
+
+void cpu::attention_paged_forward(Ctx& ctx, View out, const View& q, const View& k_pages,
+                                  const View& v_pages, const View& page_table, const View& row,
+                                  const View& length, int heads, int kv_heads) {
+    with_real(q.dtype, [&](auto x) {
+        forward_pages<decltype(x)>(ctx, out, q, k_pages, v_pages, page_table, row, length, heads,
+                                   kv_heads);
     });
 }

@@ -28,3 +28,7 @@ void require_dtype(const char* op, const View& view, Dtype dtype) {
     require(view.dtype == dtype, "%s: %s is %s, expected %s", op, view.name, dtype_name(view.dtype),
             dtype_name(dtype));
 }
+void require_real(const char* op, const View& view, const Ctx& ctx) {
+    if (ctx.backend != Backend::ref && view.dtype == Dtype::bf16) return;
+    require_dtype(op, view, ctx.dtype());
+}

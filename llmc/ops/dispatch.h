@@ -6,16 +6,23 @@
 // re-declares exactly that type as check::norm_forward (the contract's checks), cpu::norm_forward,
 // and a callable ::norm_forward that checks once and dispatches. Definitions are written with the
 // qualified name (`void cpu::norm_forward(...) {`), so a drifting signature does not compile.
+// DECLARE_KERNEL_OP also declares simt::norm_forward and cuda::norm_forward: one definition,
+// `void gpu::norm_forward(...)` in the op's .cu (device/gpu.h), compiled once for each.
+//
+// Where kernels run, a call may hold its tensors of X in bf16. What is summed over rows or saved
+// for the backward (weight gradients, statistics, rstd) stays fp32; so do row scales and tables.
 #pragma once
 #include "llmc/device/context.h"
 
 template <class Signature> struct Op;
 template <class... Args> struct Op<void(Ctx&, Args...)> {
     using Fn = void(Ctx&, Args...);
-    Fn *check, *ref, *cpu;
+    Fn *check, *ref, *cpu, *simt;
     void operator()(Ctx& ctx, Args... args) const {
         check(ctx, args...);
-        (ctx.backend == Backend::ref ? ref : cpu)(ctx, args...);
+        (ctx.backend == Backend::ref   ? ref
+         : ctx.backend == Backend::cpu ? cpu
+                                       : simt)(ctx, args...);
     }
 };
 
@@ -26,10 +33,26 @@ template <class... Args> struct Op<void(Ctx&, Args...)> {
     namespace cpu {                                                                                \
     extern decltype(ref::fn) fn;                                                                   \
     }                                                                                              \
-    inline constexpr Op<decltype(ref::fn)> fn{check::fn, ref::fn, cpu::fn};
+    inline constexpr Op<decltype(ref::fn)> fn{check::fn, ref::fn, cpu::fn, cpu::fn};
+
+#define DECLARE_KERNEL_OP(fn)                                                                      \
+    namespace check {                                                                              \
+    extern decltype(ref::fn) fn;                                                                   \
+    }                                                                                              \
+    namespace cpu {                                                                                \
+    extern decltype(ref::fn) fn;                                                                   \
+    }                                                                                              \
+    namespace simt {                                                                               \
+    extern decltype(ref::fn) fn;                                                                   \
+    }                                                                                              \
+    namespace cuda {                                                                               \
+    extern decltype(ref::fn) fn;                                                                   \
+    }                                                                                              \
+    inline constexpr Op<decltype(ref::fn)> fn{check::fn, ref::fn, cpu::fn, simt::fn};
 
 // Contract checks shared by the ops. Each stops with the op's and the view's name and shape.
 void require_shape(const char* op, const View& view, int64_t n0);
 void require_shape(const char* op, const View& view, int64_t n0, int64_t n1);
 void require_shape(const char* op, const View& view, int64_t n0, int64_t n1, int64_t n2);
 void require_dtype(const char* op, const View& view, Dtype dtype);
+void require_real(const char* op, const View& view, const Ctx& ctx); // X, or bf16 for kernels

@@ -11,14 +11,14 @@ void check::embed_forward(Ctx& ctx, View out, const View& tokens, const View& we
     const char* op = "embed_forward";
     require_shape(op, tokens, tokens.shape[0]);
     require_shape(op, out, tokens.shape[0], weight.shape[1]);
-    require_dtype(op, weight, ctx.dtype());
+    require_real(op, weight, ctx);
     require_tokens(op, tokens, weight.shape[0]);
 }
 
 void check::embed_backward(Ctx& ctx, View dweight, const View& dout, const View& tokens) {
     const char* op = "embed_backward";
     require_shape(op, dout, tokens.shape[0], dweight.shape[1]);
-    require_dtype(op, dout, ctx.dtype());
+    require_real(op, dout, ctx);
     require_tokens(op, tokens, dweight.shape[0]);
 }
 

@@ -1,5 +1,5 @@
 // Token embedding. equations (E1)-(E2) in doc/equations.md -> this contract -> embed.cpp ->
-// embed_cpu.cpp -> cases in test/cases/embed.cpp.
+// embed_cpu.cpp -> embed.cu -> cases in test/cases/embed.cpp.
 #pragma once
 #include "llmc/ops/dispatch.h"
 
@@ -20,5 +20,5 @@ void embed_backward(Ctx& ctx, View dweight, const View& dout, const View& tokens
 
 } // namespace ref
 
-DECLARE_OP(embed_forward)
-DECLARE_OP(embed_backward)
+DECLARE_KERNEL_OP(embed_forward)
+DECLARE_KERNEL_OP(embed_backward)

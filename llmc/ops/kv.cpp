@@ -9,8 +9,8 @@ void check::kv_store_forward(Ctx& ctx, View k_pages, View v_pages, const View& k
     require_shape(op, slot, N);
     require_shape(op, k_pages, k_pages.shape[0], k_pages.shape[1], width);
     require_shape(op, v_pages, k_pages.shape[0], k_pages.shape[1], width);
-    require_dtype(op, k, ctx.dtype());
-    require_dtype(op, k_pages, ctx.dtype());
+    require_real(op, k, ctx);
+    require_dtype(op, k_pages, k.dtype);
     const int32_t* s = slot.as<int32_t>();
     for (int64_t n = 0; n < N; n++)
         require(s[n] >= 0 && s[n] < k_pages.shape[0] * k_pages.shape[1], "%s: slot[%ld]=%d", op,

@@ -5,8 +5,8 @@ void check::linear_forward(Ctx& ctx, View out, const View& inp, const View& weig
     const char* op = "linear_forward";
     require_shape(op, out, inp.shape[0], weight.shape[0]);
     require_shape(op, weight, weight.shape[0], inp.shape[1]);
-    require_dtype(op, inp, ctx.dtype());
-    require_dtype(op, weight, ctx.dtype());
+    require_real(op, inp, ctx);
+    require_real(op, weight, ctx);
 }
 
 void check::linear_backward(Ctx& ctx, View dinp, View dweight, const View& dout, const View& inp,
@@ -17,7 +17,8 @@ void check::linear_backward(Ctx& ctx, View dinp, View dweight, const View& dout,
     require_shape(op, dweight, O, C);
     require_shape(op, dout, N, O);
     require_shape(op, weight, O, C);
-    require_dtype(op, dout, ctx.dtype());
+    require_real(op, dout, ctx);
+    require_dtype(op, dweight, ctx.dtype());
 }
 
 void ref::linear_forward(Ctx& ctx, View out, const View& inp, const View& weight) {

@@ -1,9 +1,8 @@
-// The shaped loss: contract checks, per-row scalars, reference. Contract: loss.h. Fast CPU:
-// loss_cpu.cpp.
+// The shaped loss: contract checks, reference. Contract, per-row scalars: loss.h. Fast CPU:
+// loss_cpu.cpp. Kernels: loss.cu.
 #include "llmc/ops/loss.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 #include <vector>
 
@@ -13,7 +12,7 @@ static void require_loss(const char* op, const Ctx& ctx, const View& stats, cons
     require_shape(op, logits, N, logits.shape[1]);
     require_shape(op, stats, N, kLossStats);
     require_shape(op, targets, N);
-    require_dtype(op, logits, ctx.dtype());
+    require_real(op, logits, ctx);
     require(shape.V >= 1 && shape.V <= logits.shape[1], "%s: V=%d of %ld columns", op, shape.V,
             long(logits.shape[1]));
     require(shape.beta > -1, "%s: beta=%g must be > -1", op, shape.beta);
@@ -37,46 +36,6 @@ void check::loss_forward_backward(Ctx& ctx, View logits, View stats, const View&
     require_shape(op, scale, logits.shape[0]);
     require_dtype(op, scale, ctx.dtype());
     if (!old_logp.empty()) require_shape(op, old_logp, logits.shape[0]);
-}
-
-// ------------------------------------------------------------------------------------------------
-// scalars of a row
-
-LossRow loss_row(double max, double target_e, double target_u, double head, double tail,
-                 double rest, double weighted, double smallest_q, const LossShape& shape) {
-    const double others = head + tail, S = others + target_e;
-    LossRow row;
-    // 1 - p_x only as the complement's sum: it stays exact where p_x rounds to 1.
-    row.q = others / S;
-    row.head_mass = head / S;
-    row.tail_mass = tail / S;
-    row.lse = max + std::log(S);
-    const double p = target_e / S;
-    // Likely target: the ratio form keeps a small loss exact.
-    row.ce = target_e > others ? std::log1p(others / target_e) : std::log(S) - target_u;
-    // ln S = log1p(rest), and no u is positive: a sum of positive terms, so small entropies are
-    // exact too.
-    row.entropy = std::log1p(rest) - (weighted + (target_e > 0 ? target_e * target_u : 0)) / S;
-    const double focus = shape.beta == 0 ? 1 : std::pow(std::max(row.q, smallest_q), shape.beta);
-    // p_x r_x, eq. (11): q^beta, or p_x^(1 - q^beta)
-    const double share = shape.form == RewardForm::factor || shape.beta == 0
-                             ? focus
-                             : std::exp((focus - 1) * row.ce);
-    const double wrong = shape.lambda_head * row.head_mass + shape.lambda_tail * row.tail_mass;
-    row.reward = share + wrong;                      // (12): W
-    row.target_gradient = share * row.q - p * wrong; // (13): p_x (r_x - W) without its cancellation
-    if (std::isnan(row.q)) row.reward = row.target_gradient = row.q; // pow(NaN, 0) is 1
-    return row;
-}
-
-double grpo_ratio(double logp, double old_logp) {
-    return std::exp(std::clamp(logp - old_logp, -20.0, 20.0));
-}
-
-double grpo_weight(double scale, double ratio, const LossShape& shape) {
-    if (scale > 0 && ratio > 1 + shape.clip_high) return 0;
-    if (scale < 0 && ratio < 1 - shape.clip_low) return 0;
-    return scale * ratio;
 }
 
 // ------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 // The shaped loss: one op for pre-training, mid-training and RL. equations (1)-(13) in
 // doc/equations.md; "Diversity or Precision?", arXiv 2512.22955 -> this contract -> reference in
-// loss.cpp -> loss_cpu.cpp -> cases in test/cases/loss.cpp, test/test_loss.cpp.
+// loss.cpp -> loss_cpu.cpp -> kernels in loss.cu, with loss_row.cuh, loss_topk.cuh -> cases in
+// test/cases/loss.cpp, test/test_loss.cpp, test/test_loss_kernel.cpp.
 //
 // Row = logits z over V real columns of a padded width Vp, target x, p = softmax(z / temperature),
 // q = 1 - p_x, K = the k largest logits, larger first, equal ones by lower index. Reward of
@@ -12,7 +13,10 @@
 //
 // beta = lambda_head = lambda_tail = 0 is cross-entropy.
 #pragma once
+#include "llmc/device/host_device.h"
 #include "llmc/ops/dispatch.h"
+
+#include <cmath>
 
 enum class RewardForm { factor, exponent };
 
@@ -63,8 +67,8 @@ void loss_forward_backward(Ctx& ctx, View logits, View stats, const View& target
 
 } // namespace ref
 
-DECLARE_OP(loss_forward)
-DECLARE_OP(loss_forward_backward)
+DECLARE_KERNEL_OP(loss_forward)
+DECLARE_KERNEL_OP(loss_forward_backward)
 
 // Per-row scalars in double, shared by the executions: what follows from the three sums of a row.
 struct LossRow {
@@ -74,7 +78,42 @@ struct LossRow {
 // Sums over the columns but x, relative to the row's maximum: head = sum over K of e_j = exp(u_j),
 // tail = the others, weighted = sum of e_j u_j; u_j = (z_j - max) / temperature; `max` is already
 // divided too; rest = sum of e_j over all columns but one that holds the maximum.
-LossRow loss_row(double max, double target_e, double target_u, double head, double tail,
-                 double rest, double weighted, double smallest_q, const LossShape& shape);
-double grpo_ratio(double logp, double old_logp);
-double grpo_weight(double scale, double ratio, const LossShape& shape);
+HOST_DEVICE inline LossRow loss_row(double max, double target_e, double target_u, double head,
+                                    double tail, double rest, double weighted, double smallest_q,
+                                    const LossShape& shape) {
+    const double others = head + tail, S = others + target_e;
+    LossRow row;
+    // 1 - p_x only as the complement's sum: it stays exact where p_x rounds to 1.
+    row.q = others / S;
+    row.head_mass = head / S;
+    row.tail_mass = tail / S;
+    row.lse = max + std::log(S);
+    const double p = target_e / S;
+    // Likely target: the ratio form keeps a small loss exact.
+    row.ce = target_e > others ? std::log1p(others / target_e) : std::log(S) - target_u;
+    // ln S = log1p(rest), and no u is positive: a sum of positive terms, so small entropies are
+    // exact too.
+    row.entropy = std::log1p(rest) - (weighted + (target_e > 0 ? target_e * target_u : 0)) / S;
+    const double q = row.q < smallest_q ? smallest_q : row.q;
+    const double focus = shape.beta == 0 ? 1 : std::pow(q, shape.beta);
+    // p_x r_x, eq. (11): q^beta, or p_x^(1 - q^beta)
+    const double share = shape.form == RewardForm::factor || shape.beta == 0
+                             ? focus
+                             : std::exp((focus - 1) * row.ce);
+    const double wrong = shape.lambda_head * row.head_mass + shape.lambda_tail * row.tail_mass;
+    row.reward = share + wrong;                      // (12): W
+    row.target_gradient = share * row.q - p * wrong; // (13): p_x (r_x - W) without its cancellation
+    if (row.q != row.q) row.reward = row.target_gradient = row.q; // pow(NaN, 0) is 1
+    return row;
+}
+
+HOST_DEVICE inline double grpo_ratio(double logp, double old_logp) {
+    const double d = logp - old_logp;
+    return std::exp(d < -20 ? -20 : d > 20 ? 20 : d);
+}
+
+HOST_DEVICE inline double grpo_weight(double scale, double ratio, const LossShape& shape) {
+    if (scale > 0 && ratio > 1 + shape.clip_high) return 0;
+    if (scale < 0 && ratio < 1 - shape.clip_low) return 0;
+    return scale * ratio;
+}

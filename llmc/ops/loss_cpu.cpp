@@ -240,14 +240,44 @@ void store_stats(float* stats, const LossRow& row, double ratio) {
     stats[kStatRatio] = float(ratio);
 }
 
-// Calls body(n, scratch) for every row.
-template <class Body> void for_rows(Ctx& ctx, int64_t N, const LossShape& s, const Body& body) {
+// One row of logits as floats: where it lies, or widened from bf16 and, with a gradient, narrowed
+// back.
+struct Row {
+    View logits;
+    int64_t n;
+    int V;
+    float* room; // V floats where X is bf16
+
+    float* widen() const {
+        if (logits.dtype == Dtype::f32) return at<float>();
+        convert(room, at<bf16>(), V);
+        return room;
+    }
+    void narrow() const {
+        if (logits.dtype == Dtype::bf16) convert(at<bf16>(), room, V);
+    }
+    void zero(int64_t begin, int64_t end) const { // all bits: 0 in either dtype
+        const size_t size = dtype_bytes(logits.dtype);
+        char* row = static_cast<char*>(logits.data) + size_t(n * logits.ld) * size;
+        std::memset(row + size_t(begin) * size, 0, size_t(end - begin) * size);
+    }
+
+  private:
+    template <class T> T* at() const { return const_cast<View&>(logits).as<T>() + n * logits.ld; }
+};
+
+// Calls body(row, scratch) for every row.
+template <class Body>
+void for_rows(Ctx& ctx, const View& logits, const LossShape& s, const Body& body) {
     ScratchFrame frame(ctx.scratch);
-    const int room = candidate_room(std::min(s.k, s.V));
-    float* scratch = ctx.scratch.alloc_of<float>(size_t(room) * omp_get_max_threads());
+    const size_t candidates = size_t(candidate_room(std::min(s.k, s.V)));
+    const size_t room = candidates + (logits.dtype == Dtype::bf16 ? size_t(s.V) : 0);
+    float* memory = ctx.scratch.alloc_of<float>(room * omp_get_max_threads());
+    const int64_t N = logits.shape[0];
     parallel_for_dynamic((N + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int thread) {
+        float* scratch = memory + room * thread;
         for (int64_t n = task * kRowsPerTask; n < std::min(N, (task + 1) * kRowsPerTask); n++)
-            body(n, scratch + size_t(room) * thread);
+            body(Row{logits, n, s.V, scratch + candidates}, scratch);
     });
 }
 
@@ -255,11 +285,12 @@ template <class Body> void for_rows(Ctx& ctx, int64_t N, const LossShape& s, con
 
 void cpu::loss_forward(Ctx& ctx, View stats, const View& logits, const View& targets,
                        const LossShape& s) {
-    for_rows(ctx, logits.shape[0], s, [&](int64_t n, float* scratch) {
-        const float* z = logits.as<float>() + n * logits.ld;
+    for_rows(ctx, logits, s, [&](const Row& logits_row, float* scratch) {
+        const int64_t n = logits_row.n;
         float* out = stats.as<float>() + n * stats.ld;
         const int x = targets.as<int32_t>()[n];
         if (x == kIgnoredTarget) return void(std::fill(out, out + kLossStats, 0.0f));
+        const float* z = logits_row.widen();
         const Head head = find_head(z, s.V, s.k, scratch);
         store_stats(out, row_scalars(row_sums<false>(z, x, head, s), head, s), 1);
     });
@@ -267,16 +298,16 @@ void cpu::loss_forward(Ctx& ctx, View stats, const View& logits, const View& tar
 
 void cpu::loss_forward_backward(Ctx& ctx, View logits, View stats, const View& targets,
                                 const View& scale, const View& old_logp, const LossShape& s) {
-    for_rows(ctx, logits.shape[0], s, [&](int64_t n, float* scratch) {
-        float* z = logits.as<float>() + n * logits.ld;
+    for_rows(ctx, logits, s, [&](const Row& logits_row, float* scratch) {
+        const int64_t n = logits_row.n;
         float* out = stats.as<float>() + n * stats.ld;
         const int x = targets.as<int32_t>()[n];
-        std::fill(z + s.V, z + logits.shape[1], 0.0f);
+        logits_row.zero(s.V, logits.shape[1]);
         if (x == kIgnoredTarget) {
             std::fill(out, out + kLossStats, 0.0f);
-            std::fill(z, z + s.V, 0.0f);
-            return;
+            return logits_row.zero(0, s.V);
         }
+        float* z = logits_row.widen();
         const Head head = find_head(z, s.V, s.k, scratch);
         const RowSums sums = row_sums<true>(z, x, head, s);
         const LossRow row = row_scalars(sums, head, s);
@@ -286,7 +317,8 @@ void cpu::loss_forward_backward(Ctx& ctx, View logits, View stats, const View& t
             weight = grpo_weight(weight, ratio, s);
         }
         store_stats(out, row, ratio);
-        if (weight == 0) return void(std::fill(z, z + s.V, 0.0f));
+        if (weight == 0) return logits_row.zero(0, s.V);
         row_backward(z, x, row, weight, sums.total(), s);
+        logits_row.narrow();
     });
 }

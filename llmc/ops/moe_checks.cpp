@@ -41,7 +41,7 @@ static void require_grouped(const char* op, const Ctx& ctx, const View& out, con
     require_shape(op, weight, E, out.shape[1], inp.shape[1]);
     require_shape(op, out, S, weight.shape[1]);
     require_shape(op, offsets, E + 1);
-    require_dtype(op, inp, ctx.dtype());
+    require_real(op, inp, ctx);
     require(offsets.as<int32_t>()[0] == 0 && offsets.as<int32_t>()[E] == S,
             "%s: offsets end at %d, S=%ld", op, offsets.as<int32_t>()[E], long(S));
     if (slot_row.empty())
@@ -70,7 +70,7 @@ void check::moe_combine_forward(Ctx& ctx, View out, const View& slots, const Vie
     require_shape(op, out, N, slots.shape[1]);
     require_shape(op, slots, N * K, slots.shape[1]);
     require_shape(op, row_slot, N, K);
-    require_dtype(op, slots, ctx.dtype());
+    require_real(op, slots, ctx);
 }
 
 void check::moe_combine_backward(Ctx& ctx, View dslots, View dweights, const View& dout,
@@ -81,14 +81,14 @@ void check::moe_combine_backward(Ctx& ctx, View dslots, View dweights, const Vie
     require_shape(op, dweights, N, K);
     require_shape(op, dout, N, slots.shape[1]);
     require_shape(op, row_slot, N, K);
-    require_dtype(op, slots, ctx.dtype());
+    require_real(op, slots, ctx);
 }
 
 void check::moe_gather_backward(Ctx& ctx, View dinp, const View& dslots, const View& row_slot) {
     const char* op = "moe_gather_backward";
     require_shape(op, dinp, row_slot.shape[0], dslots.shape[1]);
     require_shape(op, dslots, row_slot.shape[0] * row_slot.shape[1], dslots.shape[1]);
-    require_dtype(op, dslots, ctx.dtype());
+    require_real(op, dslots, ctx);
 }
 
 void check::moe_bias_update(Ctx& ctx, View bias, const View& counts, double) {

@@ -18,13 +18,73 @@ constexpr int kRows = 64;   // slots gathered at a time
 
 int panels(int64_t width) { return int((width + kPanel - 1) / kPanel); }
 
-// (count, width) rows of `in` by slot, contiguous, from column `column` on.
+// (count, width) rows of `in` by slot, contiguous floats, from column `column` on.
+template <class T>
 void gather(float* out, const View& in, const View& slot_row, int64_t slot, int count,
             int64_t column, int width) {
     for (int r = 0; r < count; r++) {
         const int64_t row = slot_row.empty() ? slot + r : slot_row.as<int32_t>()[slot + r];
-        std::copy_n(in.as<float>() + row * in.ld + column, width, out + int64_t(r) * width);
+        convert(out + int64_t(r) * width, in.as<T>() + row * in.ld + column, width);
     }
+}
+
+template <class T>
+void grouped_forward(Ctx& ctx, View out, const View& inp, const View& slot_row, const View& weight,
+                     const View& offsets) {
+    const int64_t E = weight.shape[0], O = weight.shape[1], C = weight.shape[2];
+    const int32_t* begin = offsets.as<int32_t>();
+    ScratchFrame frame(ctx.scratch);
+    const int64_t room = C * kPanel + kRows * C + kRows * kPanel;
+    float* memory = ctx.scratch.alloc_of<float>(room * omp_get_max_threads());
+    parallel_for_dynamic(E * panels(O), [&](int64_t task, int thread) {
+        const int64_t e = task / panels(O), o0 = task % panels(O) * kPanel;
+        const int width = int(std::min<int64_t>(kPanel, O - o0));
+        if (begin[e] == begin[e + 1]) return;
+        float *transposed = memory + thread * room, *rows = transposed + C * kPanel;
+        float* tile_room = rows + kRows * C;
+        transpose_tile(transposed, width, weight.as<T>() + (e * O + o0) * C, C, width, int(C),
+                       width);
+        for (int64_t s = begin[e]; s < begin[e + 1]; s += kRows) {
+            const int count = int(std::min<int64_t>(kRows, begin[e + 1] - s));
+            FloatBlock a{rows, C};
+            if (slot_row.empty()) a = float_block(inp.as<T>() + s * inp.ld, inp.ld, count, C, rows);
+            else gather<T>(rows, inp, slot_row, s, count, 0, int(C));
+            const OutBlock<T> tile(out.as<T>() + s * out.ld + o0, out.ld, width, tile_room);
+            tile_gemm(count, width, int(C), a.data, a.ld, 1, transposed, width, tile.data, tile.ld,
+                      TileStore::overwrite); // (M5)
+            tile.store(count, width);
+        }
+    });
+}
+
+template <class T>
+void grouped_backward(Ctx& ctx, View dinp, View dweight, const View& dout, const View& inp,
+                      const View& slot_row, const View& weight, const View& offsets) {
+    const int64_t E = weight.shape[0], O = weight.shape[1], C = weight.shape[2];
+    const int32_t* begin = offsets.as<int32_t>();
+    ScratchFrame frame(ctx.scratch);
+    const int64_t widened = sizeof(T) < sizeof(float) ? O * (kPanel + kRows) : 0;
+    const int64_t room = 2 * kRows * kPanel + widened;
+    float* memory = ctx.scratch.alloc_of<float>(room * omp_get_max_threads());
+    parallel_for_dynamic(E * panels(C), [&](int64_t task, int thread) { // (M6)
+        const int64_t e = task / panels(C), c0 = task % panels(C) * kPanel;
+        const int width = int(std::min<int64_t>(kPanel, C - c0));
+        if (begin[e] == begin[e + 1]) return;
+        float *rows = memory + thread * room, *tile_room = rows + kRows * kPanel;
+        float *w_room = tile_room + kRows * kPanel, *d_room = w_room + O * kPanel;
+        const FloatBlock w = float_block(weight.as<T>() + e * O * C + c0, C, O, width, w_room);
+        for (int64_t s = begin[e]; s < begin[e + 1]; s += kRows) {
+            const int count = int(std::min<int64_t>(kRows, begin[e + 1] - s));
+            const FloatBlock d = float_block(dout.as<T>() + s * dout.ld, dout.ld, count, O, d_room);
+            const OutBlock<T> tile(dinp.as<T>() + s * dinp.ld + c0, dinp.ld, width, tile_room);
+            tile_gemm(count, width, int(O), d.data, d.ld, 1, w.data, w.ld, tile.data, tile.ld,
+                      TileStore::overwrite);
+            tile.store(count, width);
+            gather<T>(rows, inp, slot_row, s, count, c0, width);
+            tile_gemm(int(O), width, count, d.data, 1, d.ld, rows, width,
+                      dweight.as<float>() + e * O * C + c0, C, TileStore::accumulate);
+        }
+    });
 }
 
 } // namespace
@@ -77,54 +137,16 @@ void cpu::router_backward(Ctx&, View dlogits, const View& dweights, const View& 
 
 void cpu::grouped_linear_forward(Ctx& ctx, View out, const View& inp, const View& slot_row,
                                  const View& weight, const View& offsets) {
-    const int64_t E = weight.shape[0], O = weight.shape[1], C = weight.shape[2];
-    const int32_t* begin = offsets.as<int32_t>();
-    ScratchFrame frame(ctx.scratch);
-    const int64_t room = C * kPanel + kRows * C;
-    float* memory = ctx.scratch.alloc_of<float>(room * omp_get_max_threads());
-    parallel_for_dynamic(E * panels(O), [&](int64_t task, int thread) {
-        const int64_t e = task / panels(O), o0 = task % panels(O) * kPanel;
-        const int width = int(std::min<int64_t>(kPanel, O - o0));
-        if (begin[e] == begin[e + 1]) return;
-        float *transposed = memory + thread * room, *rows = transposed + C * kPanel;
-        transpose_tile(transposed, width, weight.as<float>() + (e * O + o0) * C, C, width, int(C),
-                       width);
-        for (int64_t s = begin[e]; s < begin[e + 1]; s += kRows) {
-            const int count = int(std::min<int64_t>(kRows, begin[e + 1] - s));
-            const float* a = inp.as<float>() + s * inp.ld;
-            int64_t lda = inp.ld;
-            if (!slot_row.empty()) {
-                gather(rows, inp, slot_row, s, count, 0, int(C));
-                a = rows;
-                lda = C;
-            }
-            tile_gemm(count, width, int(C), a, lda, 1, transposed, width,
-                      out.as<float>() + s * out.ld + o0, out.ld, TileStore::overwrite); // (M5)
-        }
+    with_real(inp.dtype, [&](auto x) {
+        grouped_forward<decltype(x)>(ctx, out, inp, slot_row, weight, offsets);
     });
 }
 
 void cpu::grouped_linear_backward(Ctx& ctx, View dinp, View dweight, const View& dout,
                                   const View& inp, const View& slot_row, const View& weight,
                                   const View& offsets) {
-    const int64_t E = weight.shape[0], O = weight.shape[1], C = weight.shape[2];
-    const int32_t* begin = offsets.as<int32_t>();
-    ScratchFrame frame(ctx.scratch);
-    const int64_t room = kRows * kPanel;
-    float* memory = ctx.scratch.alloc_of<float>(room * omp_get_max_threads());
-    parallel_for_dynamic(E * panels(C), [&](int64_t task, int thread) { // (M6)
-        const int64_t e = task / panels(C), c0 = task % panels(C) * kPanel;
-        const int width = int(std::min<int64_t>(kPanel, C - c0));
-        float* rows = memory + thread * room;
-        for (int64_t s = begin[e]; s < begin[e + 1]; s += kRows) {
-            const int count = int(std::min<int64_t>(kRows, begin[e + 1] - s));
-            const float* d = dout.as<float>() + s * dout.ld;
-            tile_gemm(count, width, int(O), d, dout.ld, 1, weight.as<float>() + e * O * C + c0, C,
-                      dinp.as<float>() + s * dinp.ld + c0, dinp.ld, TileStore::overwrite);
-            gather(rows, inp, slot_row, s, count, c0, width);
-            tile_gemm(int(O), width, count, d, 1, dout.ld, rows, width,
-                      dweight.as<float>() + e * O * C + c0, C, TileStore::accumulate);
-        }
+    with_real(inp.dtype, [&](auto x) {
+        grouped_backward<decltype(x)>(ctx, dinp, dweight, dout, inp, slot_row, weight, offsets);
     });
 }
 
@@ -132,13 +154,19 @@ void cpu::moe_combine_forward(Ctx&, View out, const View& slots, const View& wei
                               const View& row_slot) {
     const int64_t C = out.shape[1], K = weights.shape[1];
     const int32_t* slot = row_slot.as<int32_t>();
-    parallel_for(out.shape[0], [&](int64_t n) {
-        float* o = out.as<float>() + n * out.ld;
-        for (int64_t k = 0; k < K; k++) { // (M7)
-            const float w = weights.as<float>()[n * K + k];
-            const float* x = slots.as<float>() + slot[n * K + k] * slots.ld;
-            for (int64_t c = 0; c < C; c++) o[c] = k == 0 ? w * x[c] : o[c] + w * x[c];
-        }
+    with_real(slots.dtype, [&](auto x) {
+        using T = decltype(x);
+        parallel_for(out.shape[0], [&](int64_t n) {
+            T* o = out.as<T>() + n * out.ld;
+            for_vectors(C, [&](int64_t c, int count) {
+                Vf sum{};
+                for (int64_t k = 0; k < K; k++) { // (M7)
+                    const T* y = slots.as<T>() + slot[n * K + k] * slots.ld;
+                    sum += weights.as<float>()[n * K + k] * load_tail(y + c, count, 0.0f);
+                }
+                store_tail(o + c, sum, count);
+            });
+        });
     });
 }
 
@@ -146,32 +174,39 @@ void cpu::moe_combine_backward(Ctx&, View dslots, View dweights, const View& dou
                                const View& slots, const View& weights, const View& row_slot) {
     const int64_t C = dout.shape[1], K = weights.shape[1];
     const int32_t* slot = row_slot.as<int32_t>();
-    parallel_for(dout.shape[0], [&](int64_t n) {
-        const float* g = dout.as<float>() + n * dout.ld;
-        for (int64_t k = 0; k < K; k++) {
-            const float w = weights.as<float>()[n * K + k];
-            const float* x = slots.as<float>() + slot[n * K + k] * slots.ld;
-            float* d = dslots.as<float>() + slot[n * K + k] * dslots.ld;
-            Vf sum{};
-            for (int64_t c = 0; c < C; c += kLanes) {
-                const int count = int(std::min<int64_t>(kLanes, C - c));
-                const Vf grad = load_tail(g + c, count, 0.0f);
-                sum += grad * load_tail(x + c, count, 0.0f);
-                store_tail(d + c, grad * w, count);
+    with_real(slots.dtype, [&](auto x) {
+        using T = decltype(x);
+        parallel_for(dout.shape[0], [&](int64_t n) {
+            const T* g = dout.as<T>() + n * dout.ld;
+            for (int64_t k = 0; k < K; k++) {
+                const float w = weights.as<float>()[n * K + k];
+                const T* y = slots.as<T>() + slot[n * K + k] * slots.ld;
+                T* d = dslots.as<T>() + slot[n * K + k] * dslots.ld;
+                Vf sum{};
+                for_vectors(C, [&](int64_t c, int count) {
+                    const Vf grad = load_tail(g + c, count, 0.0f);
+                    sum += grad * load_tail(y + c, count, 0.0f);
+                    store_tail(d + c, grad * w, count);
+                });
+                dweights.as<float>()[n * K + k] = lane_sum(sum);
             }
-            dweights.as<float>()[n * K + k] = lane_sum(sum);
-        }
+        });
     });
 }
 
 void cpu::moe_gather_backward(Ctx&, View dinp, const View& dslots, const View& row_slot) {
     const int64_t C = dinp.shape[1], K = row_slot.shape[1];
     const int32_t* slot = row_slot.as<int32_t>();
-    parallel_for(dinp.shape[0], [&](int64_t n) {
-        float* d = dinp.as<float>() + n * dinp.ld;
-        for (int64_t k = 0; k < K; k++) {
-            const float* x = dslots.as<float>() + slot[n * K + k] * dslots.ld;
-            for (int64_t c = 0; c < C; c++) d[c] = k == 0 ? x[c] : d[c] + x[c];
-        }
+    with_real(dslots.dtype, [&](auto x) {
+        using T = decltype(x);
+        parallel_for(dinp.shape[0], [&](int64_t n) {
+            T* d = dinp.as<T>() + n * dinp.ld;
+            for_vectors(C, [&](int64_t c, int count) {
+                Vf sum{};
+                for (int64_t k = 0; k < K; k++)
+                    sum += load_tail(dslots.as<T>() + slot[n * K + k] * dslots.ld + c, count, 0.0f);
+                store_tail(d + c, sum, count);
+            });
+        });
     });
 }

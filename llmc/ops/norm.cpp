@@ -15,7 +15,7 @@ void check::rmsnorm_forward(Ctx& ctx, View out, View residual, View rstd, const 
         require_shape(op, delta, N, C);
         require_shape(op, residual, N, C);
     }
-    require_dtype(op, inp, ctx.dtype());
+    require_real(op, inp, ctx);
     require(eps >= 0, "%s: eps=%g", op, eps);
 }
 
@@ -29,7 +29,7 @@ void check::rmsnorm_backward(Ctx& ctx, View dresidual, View dweight, const View&
     require_shape(op, rstd, N);
     require_shape(op, weight, C);
     require_shape(op, dweight, C);
-    require_dtype(op, residual, ctx.dtype());
+    require_real(op, residual, ctx);
 }
 
 // ------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 // RMSNorm. equations (N1)-(N3) in doc/equations.md -> this contract -> checks and reference in
-// norm.cpp -> fast CPU in norm_cpu.cpp -> cases in test/cases/norm.cpp.
+// norm.cpp -> fast CPU in norm_cpu.cpp -> kernels in norm.cu -> cases in test/cases/norm.cpp.
 #pragma once
 #include "llmc/ops/dispatch.h"
 
@@ -30,5 +30,5 @@ void rmsnorm_backward(Ctx& ctx, View dresidual, View dweight, const View& dout,
 
 } // namespace ref
 
-DECLARE_OP(rmsnorm_forward)
-DECLARE_OP(rmsnorm_backward)
+DECLARE_KERNEL_OP(rmsnorm_forward)
+DECLARE_KERNEL_OP(rmsnorm_backward)

@@ -9,7 +9,7 @@
 namespace {
 
 // x . y over C elements: four partial vectors hide the add latency, joined in a fixed order.
-float dot3(const float* x, const float* y, const float* z, int64_t C) {
+template <class T> float dot3(const T* x, const T* y, const T* z, int64_t C) {
     Vf sum[4] = {};
     int64_t c = 0;
     for (; c + 4 * kLanes <= C; c += 4 * kLanes)
@@ -23,7 +23,7 @@ float dot3(const float* x, const float* y, const float* z, int64_t C) {
     return lane_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
-float square_sum(const float* x, int64_t C) {
+template <class T> float square_sum(const T* x, int64_t C) {
     Vf sum[4] = {};
     int64_t c = 0;
     for (; c + 4 * kLanes <= C; c += 4 * kLanes)
@@ -41,31 +41,38 @@ float square_sum(const float* x, int64_t C) {
 
 constexpr int64_t kRowBlock = 64; // rows per partial dweight: fixed, so the order is too
 
-} // namespace
-
-void cpu::rmsnorm_forward(Ctx&, View out, View residual, View rstd, const View& inp,
-                          const View& delta, const View& weight, double eps) {
+template <class T>
+void forward_rows(View out, View residual, View rstd, const View& inp, const View& delta,
+                  const View& weight, float eps) {
     const int64_t N = inp.shape[0], C = inp.shape[1];
-    const float* w = weight.as<float>();
+    const T* w = weight.as<T>();
     float* s = rstd.as<float>();
     parallel_for(N, [&](int64_t n) {
-        const float* x = inp.as<float>() + n * inp.ld;
+        const T* x = inp.as<T>() + n * inp.ld;
         if (!delta.empty()) {
-            const float* d = delta.as<float>() + n * delta.ld;
-            float* r = residual.as<float>() + n * residual.ld;
-            for (int64_t c = 0; c < C; c++) r[c] = x[c] + d[c]; // (N1)
+            const T* d = delta.as<T>() + n * delta.ld;
+            T* r = residual.as<T>() + n * residual.ld;
+            for_vectors(C, [&](int64_t c, int count) {
+                auto at = [&](const T* p) { return load_tail(p + c, count, 0.0f); };
+                store_tail(r + c, at(x) + at(d), count); // (N1)
+            });
             x = r;
         }
-        s[n] = 1.0f / std::sqrt(square_sum(x, C) / float(C) + float(eps));
-        float* o = out.as<float>() + n * out.ld;
-        for (int64_t c = 0; c < C; c++) o[c] = x[c] * s[n] * w[c]; // (N2)
+        s[n] = 1.0f / std::sqrt(square_sum(x, C) / float(C) + eps);
+        T* o = out.as<T>() + n * out.ld;
+        for_vectors(C, [&](int64_t c, int count) {
+            auto at = [&](const T* p) { return load_tail(p + c, count, 0.0f); };
+            store_tail(o + c, at(x) * s[n] * at(w), count); // (N2)
+        });
     });
 }
 
-void cpu::rmsnorm_backward(Ctx& ctx, View dresidual, View dweight, const View& dout,
-                           const View& residual, const View& rstd, const View& weight) {
+template <class T>
+void backward_rows(Ctx& ctx, View dresidual, View dweight, const View& dout, const View& residual,
+                   const View& rstd, const View& weight) {
     const int64_t N = residual.shape[0], C = residual.shape[1];
-    const float *w = weight.as<float>(), *s = rstd.as<float>();
+    const T* w = weight.as<T>();
+    const float* s = rstd.as<float>();
     const int64_t blocks = (N + kRowBlock - 1) / kRowBlock;
     ScratchFrame frame(ctx.scratch);
     float* partial = ctx.scratch.alloc_of<float>(blocks * C); // one dweight per row block
@@ -73,17 +80,34 @@ void cpu::rmsnorm_backward(Ctx& ctx, View dresidual, View dweight, const View& d
         float* dw = partial + block * C;
         std::fill(dw, dw + C, 0.0f);
         for (int64_t n = block * kRowBlock; n < std::min(N, (block + 1) * kRowBlock); n++) {
-            const float* x = residual.as<float>() + n * residual.ld;
-            const float* dy = dout.as<float>() + n * dout.ld;
-            float* dx = dresidual.as<float>() + n * dresidual.ld;
-            float scale = s[n] * s[n] * dot3(dy, w, x, C) / float(C);
-            for (int64_t c = 0; c < C; c++) { // (N3)
-                dx[c] += s[n] * (dy[c] * w[c] - x[c] * scale);
-                dw[c] += dy[c] * x[c] * s[n];
-            }
+            const T* x = residual.as<T>() + n * residual.ld;
+            const T* dy = dout.as<T>() + n * dout.ld;
+            T* dx = dresidual.as<T>() + n * dresidual.ld;
+            const float scale = s[n] * s[n] * dot3(dy, w, x, C) / float(C);
+            for_vectors(C, [&](int64_t c, int count) { // (N3)
+                auto at = [&](const auto* p) { return load_tail(p + c, count, 0.0f); };
+                store_tail(dx + c, at(dx) + s[n] * (at(dy) * at(w) - at(x) * scale), count);
+                store_tail(dw + c, at(dw) + at(dy) * at(x) * s[n], count);
+            });
         }
     });
     float* dw = dweight.as<float>();
     for (int64_t block = 0; block < blocks; block++)
         for (int64_t c = 0; c < C; c++) dw[c] += partial[block * C + c];
+}
+
+} // namespace
+
+void cpu::rmsnorm_forward(Ctx&, View out, View residual, View rstd, const View& inp,
+                          const View& delta, const View& weight, double eps) {
+    with_real(inp.dtype, [&](auto x) {
+        forward_rows<decltype(x)>(out, residual, rstd, inp, delta, weight, float(eps));
+    });
+}
+
+void cpu::rmsnorm_backward(Ctx& ctx, View dresidual, View dweight, const View& dout,
+                           const View& residual, const View& rstd, const View& weight) {
+    with_real(dout.dtype, [&](auto x) {
+        backward_rows<decltype(x)>(ctx, dresidual, dweight, dout, residual, rstd, weight);
+    });
 }

@@ -27,7 +27,7 @@ static void require_rope(const char* op, const Ctx& ctx, const View& qk, const V
     require_shape(op, q_weight, D);
     require_shape(op, k_weight, D);
     require_shape(op, positions, N);
-    require_dtype(op, qkv, ctx.dtype());
+    require_real(op, qkv, ctx);
     require_dtype(op, table, ctx.dtype());
     const int32_t* p = positions.as<int32_t>();
     for (int64_t n = 0; n < N; n++)

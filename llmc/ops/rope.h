@@ -1,6 +1,6 @@
 // QK-norm and rotary positions. equations (R1)-(R4) in doc/equations.md; RoPE, Su et al., arXiv
 // 2104.09864, with rotate-half pairing; QK-norm as in Qwen3, arXiv 2505.09388 -> this contract ->
-// rope.cpp -> rope_cpu.cpp -> cases in test/cases/rope.cpp.
+// rope.cpp -> rope_cpu.cpp -> rope.cu -> cases in test/cases/rope.cpp.
 #pragma once
 #include "llmc/ops/dispatch.h"
 
@@ -33,5 +33,5 @@ void qknorm_rope_backward(Ctx& ctx, View dqkv, View dq_weight, View dk_weight, c
 
 } // namespace ref
 
-DECLARE_OP(qknorm_rope_forward)
-DECLARE_OP(qknorm_rope_backward)
+DECLARE_KERNEL_OP(qknorm_rope_forward)
+DECLARE_KERNEL_OP(qknorm_rope_backward)

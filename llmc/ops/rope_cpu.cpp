@@ -12,29 +12,23 @@ constexpr int64_t kRowBlock = 64; // rows per partial weight gradient: fixed, so
 
 // A head is two halves of `half` values, element i rotated with element i + half. What one row's
 // heads of one kind share:
-struct HeadShape {
+template <class T> struct HeadShape {
     int half;
-    const float *weight, *cosine, *sine;
+    const T* weight;
+    const float *cosine, *sine;
 };
 
-// Calls body(i, count) for vectors i .. i + count - 1 of a half.
-template <class Body> void for_vectors(int half, const Body& body) {
-    int i = 0;
-    for (; i + kLanes <= half; i += kLanes) body(i, kLanes);
-    if (i < half) body(i, half - i);
-}
-
-float head_forward(float* y, const float* x, const HeadShape& head, float eps) {
+template <class T> float head_forward(T* y, const T* x, const HeadShape<T>& head, float eps) {
     const int half = head.half;
     Vf sum_low = {}, sum_high = {};
-    for_vectors(half, [&](int i, int count) {
+    for_vectors(half, [&](int64_t i, int count) {
         const Vf low = load_tail(x + i, count, 0.0f), high = load_tail(x + half + i, count, 0.0f);
         sum_low += low * low;
         sum_high += high * high;
     });
     const float s = 1.0f / std::sqrt(lane_sum(sum_low + sum_high) / float(2 * half) + eps); // (R1)
-    for_vectors(half, [&](int i, int count) {
-        auto at = [count](const float* p) { return load_tail(p, count, 0.0f); };
+    for_vectors(half, [&](int64_t i, int count) {
+        auto at = [count](const auto* p) { return load_tail(p, count, 0.0f); };
         const Vf a = at(x + i) * s * at(head.weight + i); // (R2)
         const Vf b = at(x + half + i) * s * at(head.weight + half + i);
         const Vf cosine = at(head.cosine + i), sine = at(head.sine + i);
@@ -46,12 +40,13 @@ float head_forward(float* y, const float* x, const HeadShape& head, float eps) {
 
 // dw += the weight's gradient. `dnormed` (2 half) keeps the gradient of (R2)'s values between the
 // two passes.
-void head_backward(float* dx, float* dw, float* dnormed, const float* dy, const float* x, float s,
-                   const HeadShape& head) {
+template <class T>
+void head_backward(T* dx, float* dw, float* dnormed, const T* dy, const T* x, float s,
+                   const HeadShape<T>& head) {
     const int half = head.half;
     Vf dot_low = {}, dot_high = {};
-    for_vectors(half, [&](int i, int count) {
-        auto at = [count](const float* p) { return load_tail(p, count, 0.0f); };
+    for_vectors(half, [&](int64_t i, int count) {
+        auto at = [count](const auto* p) { return load_tail(p, count, 0.0f); };
         const Vf low = at(dy + i), high = at(dy + half + i);
         const Vf cosine = at(head.cosine + i), sine = at(head.sine + i);
         const Vf a = low * cosine + high * sine, b = high * cosine - low * sine; // (R4)
@@ -65,38 +60,37 @@ void head_backward(float* dx, float* dw, float* dnormed, const float* dy, const 
     });
     const float scale = s * s * lane_sum(dot_low + dot_high) / float(2 * half);
     for (int part = 0; part < 2 * half; part += half)
-        for_vectors(half, [&](int i, int count) {
-            auto at = [&](const float* p) { return load_tail(p + part + i, count, 0.0f); };
+        for_vectors(half, [&](int64_t i, int count) {
+            auto at = [&](const auto* p) { return load_tail(p + part + i, count, 0.0f); };
             store_tail(dx + part + i, s * (at(dnormed) * at(head.weight) - at(x) * scale), count);
         });
 }
 
-} // namespace
-
-void cpu::qknorm_rope_forward(Ctx&, View qk, View rstd, const View& qkv, const View& q_weight,
-                              const View& k_weight, const View& table, const View& positions,
-                              int heads, int kv_heads, double eps) {
+template <class T>
+void forward_rows(View qk, View rstd, const View& qkv, const View& q_weight, const View& k_weight,
+                  const View& table, const View& positions, int heads, int kv_heads, double eps) {
     const int64_t D = table.shape[1];
-    const float *qw = q_weight.as<float>(), *kw = k_weight.as<float>();
+    const T *qw = q_weight.as<T>(), *kw = k_weight.as<T>();
     const int32_t* position = positions.as<int32_t>();
     parallel_for(qkv.shape[0], [&](int64_t n) {
         const float* cosine = table.as<float>() + position[n] * table.ld;
-        const float* x = qkv.as<float>() + n * qkv.ld;
-        float *y = qk.as<float>() + n * qk.ld, *s = rstd.as<float>() + n * rstd.ld;
+        const T* x = qkv.as<T>() + n * qkv.ld;
+        T* y = qk.as<T>() + n * qk.ld;
+        float* s = rstd.as<float>() + n * rstd.ld;
         for (int h = 0; h < heads + kv_heads; h++)
-            s[h] =
-                head_forward(y + h * D, x + h * D,
-                             {int(D / 2), h < heads ? qw : kw, cosine, cosine + D / 2}, float(eps));
+            s[h] = head_forward<T>(y + h * D, x + h * D,
+                                   {int(D / 2), h < heads ? qw : kw, cosine, cosine + D / 2},
+                                   float(eps));
     });
 }
 
-void cpu::qknorm_rope_backward(Ctx& ctx, View dqkv, View dq_weight, View dk_weight, const View& dqk,
-                               const View& rstd, const View& qkv, const View& q_weight,
-                               const View& k_weight, const View& table, const View& positions,
-                               int heads, int kv_heads) {
+template <class T>
+void backward_rows(Ctx& ctx, View dqkv, View dq_weight, View dk_weight, const View& dqk,
+                   const View& rstd, const View& qkv, const View& q_weight, const View& k_weight,
+                   const View& table, const View& positions, int heads, int kv_heads) {
     const int64_t N = qkv.shape[0], D = table.shape[1];
     const int64_t blocks = (N + kRowBlock - 1) / kRowBlock;
-    const float *qw = q_weight.as<float>(), *kw = k_weight.as<float>();
+    const T *qw = q_weight.as<T>(), *kw = k_weight.as<T>();
     const int32_t* position = positions.as<int32_t>();
     ScratchFrame frame(ctx.scratch);
     float* partial = ctx.scratch.alloc_of<float>(blocks * 3 * D); // dq weight, dk weight, one head
@@ -105,12 +99,12 @@ void cpu::qknorm_rope_backward(Ctx& ctx, View dqkv, View dq_weight, View dk_weig
         std::fill(dqw, dqw + 2 * D, 0.0f);
         for (int64_t n = block * kRowBlock; n < std::min(N, (block + 1) * kRowBlock); n++) {
             const float* cosine = table.as<float>() + position[n] * table.ld;
-            const float *x = qkv.as<float>() + n * qkv.ld, *dy = dqk.as<float>() + n * dqk.ld;
+            const T *x = qkv.as<T>() + n * qkv.ld, *dy = dqk.as<T>() + n * dqk.ld;
             const float* s = rstd.as<float>() + n * rstd.ld;
-            float* dx = dqkv.as<float>() + n * dqkv.ld;
+            T* dx = dqkv.as<T>() + n * dqkv.ld;
             for (int h = 0; h < heads + kv_heads; h++)
-                head_backward(dx + h * D, h < heads ? dqw : dkw, dnormed, dy + h * D, x + h * D,
-                              s[h], {int(D / 2), h < heads ? qw : kw, cosine, cosine + D / 2});
+                head_backward<T>(dx + h * D, h < heads ? dqw : dkw, dnormed, dy + h * D, x + h * D,
+                                 s[h], {int(D / 2), h < heads ? qw : kw, cosine, cosine + D / 2});
         }
     });
     for (int64_t block = 0; block < blocks; block++)
@@ -118,4 +112,25 @@ void cpu::qknorm_rope_backward(Ctx& ctx, View dqkv, View dq_weight, View dk_weig
             dq_weight.as<float>()[d] += partial[block * 3 * D + d];
             dk_weight.as<float>()[d] += partial[block * 3 * D + D + d];
         }
+}
+
+} // namespace
+
+void cpu::qknorm_rope_forward(Ctx&, View qk, View rstd, const View& qkv, const View& q_weight,
+                              const View& k_weight, const View& table, const View& positions,
+                              int heads, int kv_heads, double eps) {
+    with_real(qkv.dtype, [&](auto x) {
+        forward_rows<decltype(x)>(qk, rstd, qkv, q_weight, k_weight, table, positions, heads,
+                                  kv_heads, eps);
+    });
+}
+
+void cpu::qknorm_rope_backward(Ctx& ctx, View dqkv, View dq_weight, View dk_weight, const View& dqk,
+                               const View& rstd, const View& qkv, const View& q_weight,
+                               const View& k_weight, const View& table, const View& positions,
+                               int heads, int kv_heads) {
+    with_real(qkv.dtype, [&](auto x) {
+        backward_rows<decltype(x)>(ctx, dqkv, dq_weight, dk_weight, dqk, rstd, qkv, q_weight,
+                                   k_weight, table, positions, heads, kv_heads);
+    });
 }

@@ -6,12 +6,14 @@
 #include <numeric>
 #include <vector>
 
-void check::sample_forward(Ctx& ctx, View tokens, const View& logits, const View& uniform,
-                           const SampleShape& shape) {
+void check::sample_forward(Ctx& ctx, View tokens, View kept, const View& logits,
+                           const View& uniform, const SampleShape& shape) {
     const char* op = "sample_forward";
     require_shape(op, tokens, logits.shape[0]);
+    require_shape(op, kept, logits.shape[0]);
+    require_dtype(op, kept, Dtype::f64);
     require_shape(op, uniform, logits.shape[0]);
-    require_dtype(op, logits, ctx.dtype());
+    require_real(op, logits, ctx);
     require_dtype(op, uniform, Dtype::f64);
     require(shape.V >= 1 && shape.V <= logits.shape[1], "%s: V=%d of %ld columns", op, shape.V,
             long(logits.shape[1]));
@@ -20,7 +22,7 @@ void check::sample_forward(Ctx& ctx, View tokens, const View& logits, const View
             shape.top_k);
 }
 
-void ref::sample_forward(Ctx&, View tokens, const View& logits, const View& uniform,
+void ref::sample_forward(Ctx&, View tokens, View kept, const View& logits, const View& uniform,
                          const SampleShape& shape) {
     const int V = shape.V;
     std::vector<int> order(V);
@@ -29,15 +31,17 @@ void ref::sample_forward(Ctx&, View tokens, const View& logits, const View& unif
         const double* z = logits.as<double>() + n * logits.ld;
         std::iota(order.begin(), order.end(), 0);
         std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return z[a] > z[b]; });
+        kept.as<double>()[n] = 1;
         if (shape.temperature == 0) {
             tokens.as<int32_t>()[n] = order[0];
             continue;
         }
-        double sum = 0;
+        double sum = 0, whole = 0;
         for (int i = 0; i < V; i++) {
             const int v = order[i];
-            const bool kept = shape.top_k == 0 || i < shape.top_k;
-            p[v] = kept ? std::exp((z[v] - z[order[0]]) / shape.temperature) : 0;
+            p[v] = std::exp((z[v] - z[order[0]]) / shape.temperature);
+            whole += p[v];
+            if (shape.top_k > 0 && i >= shape.top_k) p[v] = 0;
             sum += p[v];
         }
         double mass = 0; // of the tokens before i
@@ -46,6 +50,7 @@ void ref::sample_forward(Ctx&, View tokens, const View& logits, const View& unif
             mass += p[order[i]];
         }
         sum = std::accumulate(p.begin(), p.end(), 0.0);
+        if (shape.top_k > 0 || shape.top_p < 1) kept.as<double>()[n] = sum / whole;
         double cumulative = 0;
         int32_t token = -1;
         for (int v = 0; v < V; v++) { // (T1)

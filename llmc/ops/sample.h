@@ -1,5 +1,5 @@
 // Sampling a token from logits. equation (T1) in doc/equations.md -> this contract -> sample.cpp ->
-// sample_cpu.cpp -> test/test_sample.cpp.
+// sample_cpu.cpp -> sample.cu -> test/test_sample.cpp.
 #pragma once
 #include "llmc/ops/dispatch.h"
 
@@ -17,12 +17,14 @@ namespace ref {
 // renormalised: the first index where the cumulative probability in index order exceeds
 // uniform[n], eq. (T1).
 //   tokens  (N)     i32 written
+//   kept    (N)     f64 written: mass of softmax(logits[n] / temperature) that was drawn from, 1
+//                       where nothing was cut off or the draw is greedy
 //   logits  (N, Vp) X
 //   uniform (N)     f64 in [0, 1)
 // A row depends on its own logits and uniform number only.
-void sample_forward(Ctx& ctx, View tokens, const View& logits, const View& uniform,
+void sample_forward(Ctx& ctx, View tokens, View kept, const View& logits, const View& uniform,
                     const SampleShape& shape);
 
 } // namespace ref
 
-DECLARE_OP(sample_forward)
+DECLARE_KERNEL_OP(sample_forward)

@@ -141,17 +141,23 @@ int draw(const float* p, const double* block_sum, int V, double threshold, int t
 
 } // namespace
 
-void cpu::sample_forward(Ctx& ctx, View tokens, const View& logits, const View& uniform,
+void cpu::sample_forward(Ctx& ctx, View tokens, View kept, const View& logits, const View& uniform,
                          const SampleShape& s) {
     ScratchFrame frame(ctx.scratch);
     const int64_t threads = omp_get_max_threads(), blocks = (s.V + kBlock - 1) / kBlock;
     float* p_of = ctx.scratch.alloc_of<float>(threads * blocks * kBlock);
     double* block_sum_of = ctx.scratch.alloc_of<double>(threads * blocks);
     int* bracket_of = ctx.scratch.alloc_of<int>(threads * (s.V + 1));
+    const bool narrow = logits.dtype == Dtype::bf16;
+    float* wide = ctx.scratch.alloc_of<float>(narrow ? threads * int64_t(s.V) : 0);
     parallel_for_dynamic(logits.shape[0], [&](int64_t n, int thread) {
-        const float* z = logits.as<float>() + n * logits.ld;
+        const float* z = nullptr;
+        with_real(logits.dtype, [&](auto x) {
+            z = as_floats(logits.as<decltype(x)>() + n * logits.ld, s.V, wide + thread * s.V);
+        });
         int32_t& token = tokens.as<int32_t>()[n];
         token = argmax(z, s.V);
+        kept.as<double>()[n] = 1;
         if (s.temperature == 0) return;
         const float z_max = z[token], temperature = float(s.temperature);
         float* p = p_of + thread * blocks * kBlock;
@@ -159,12 +165,14 @@ void cpu::sample_forward(Ctx& ctx, View tokens, const View& logits, const View& 
         int* bracket = bracket_of + thread * (int64_t(s.V) + 1);
         double sum = exponentials(p, block_sum, z, z_max, s.V, float(1 / s.temperature));
         if (!(sum > 0)) return; // NaN or an infinite logit: no distribution
+        const double whole = sum;
         auto cut = [&](auto enough) {
             const int last = last_likely(bracket, z, p, s.V, z_max, temperature, enough);
             sum = cut_behind(p, block_sum, z, s.V, last);
         };
         if (s.top_k > 0 && s.top_k < s.V) cut([&](int count, double) { return count >= s.top_k; });
         if (s.top_p < 1) cut([enough = s.top_p * sum](int, double mass) { return mass >= enough; });
+        kept.as<double>()[n] = sum / whole;
         token = draw(p, block_sum, s.V, uniform.as<double>()[n] * sum, token);
     });
 }

@@ -5,13 +5,13 @@
 
 void check::swiglu_forward(Ctx& ctx, View out, const View& gate_up) {
     require_shape("swiglu_forward", gate_up, out.shape[0], 2 * out.shape[1]);
-    require_dtype("swiglu_forward", gate_up, ctx.dtype());
+    require_real("swiglu_forward", gate_up, ctx);
 }
 
 void check::swiglu_backward(Ctx& ctx, View dgate_up, const View& dout, const View& gate_up) {
     require_shape("swiglu_backward", dgate_up, dout.shape[0], 2 * dout.shape[1]);
     require_shape("swiglu_backward", gate_up, dout.shape[0], 2 * dout.shape[1]);
-    require_dtype("swiglu_backward", dout, ctx.dtype());
+    require_real("swiglu_backward", dout, ctx);
 }
 
 // ------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 // SwiGLU. equations (S1)-(S3) in doc/equations.md; Shazeer, arXiv 2002.05202 -> this contract ->
-// swiglu.cpp -> swiglu_cpu.cpp -> cases in test/cases/swiglu.cpp.
+// swiglu.cpp -> swiglu_cpu.cpp -> swiglu.cu -> cases in test/cases/swiglu.cpp.
 #pragma once
 #include "llmc/ops/dispatch.h"
 
@@ -18,5 +18,5 @@ void swiglu_backward(Ctx& ctx, View dgate_up, const View& dout, const View& gate
 
 } // namespace ref
 
-DECLARE_OP(swiglu_forward)
-DECLARE_OP(swiglu_backward)
+DECLARE_KERNEL_OP(swiglu_forward)
+DECLARE_KERNEL_OP(swiglu_backward)

@@ -8,20 +8,24 @@
 #include "llmc/rollout/pages.h"
 
 #include <algorithm>
+#include <cmath>
+#include <deque>
+#include <numeric>
 
 namespace {
 
 // Row counts are rounded up to few values, so that few GEMM shapes are prepared; the extra rows
 // write to a page of their own.
 int64_t padded_rows(int64_t rows) {
-    if (rows <= 8) return (rows + 3) / 4 * 4;
-    return (rows + 15) / 16 * 16;
+    if (rows == 1) return 1;
+    const int64_t step = rows <= 8 ? 4 : rows <= 256 ? 16 : 64;
+    return (rows + step - 1) / step * step;
 }
 
 int pages_for(int64_t tokens, int page_size) { return int((tokens + page_size - 1) / page_size); }
 
-// Room for the longest sequence of every row, one waiting prompt, and the padding. Without one
-// sequence of full length beside its own prompt's partial page nothing could begin.
+// Room for the longest sequence of every row, one waiting prompt, and the padding. With one
+// sequence of full length beside its own prompt's partial page the oldest one can always go on.
 int cache_pages(const EngineSettings& settings) {
     const int longest = pages_for(settings.longest, settings.page_size), least = longest + 2;
     if (settings.pages == 0) return (settings.rows + 1) * longest + 1;
@@ -32,7 +36,7 @@ int cache_pages(const EngineSettings& settings) {
     return settings.pages;
 }
 
-constexpr int kPrefillRows = 512; // prompt tokens of one call
+constexpr int kPrefillRows = 512; // most rows of a forward beyond one for each sequence
 
 } // namespace
 
@@ -41,10 +45,18 @@ double sample_uniform(uint64_t seed, uint64_t step, uint64_t prompt_id, int samp
     return double((uint64_t(p.v[0]) << 21) ^ (p.v[1] >> 11)) * 0x1p-53;
 }
 
+std::vector<int> first_samples(int count) {
+    std::vector<int> samples(count);
+    std::iota(samples.begin(), samples.end(), 0);
+    return samples;
+}
+
+const char* finish_name(Finish finish) { return finish == Finish::stop ? "stop" : "length"; }
+
 Engine::Engine(Ctx& ctx, const Model& model, const EngineSettings& settings)
     : ctx_(ctx), model_(model), settings_(settings),
-      cache_(model.config, ctx.dtype(), cache_pages(settings), settings.page_size),
-      pass_(ctx, model, cache_, padded_rows(std::max(settings.rows, kPrefillRows)),
+      cache_(model.config, ctx.storage(), cache_pages(settings), settings.page_size),
+      pass_(ctx, model, cache_, padded_rows(settings.rows + kPrefillRows),
             padded_rows(settings.rows)),
       pages_(std::make_unique<PageTable>(cache_.pages())) {
     pages_->take(); // page 0 belongs to the padding
@@ -63,19 +75,29 @@ int Engine::free_pages() const { return pages_->free_pages(); }
 
 namespace {
 
-struct Prompt {
-    std::vector<int> pages;
-    int waiting; // samples not yet begun
-};
-
+// A sample that has begun. Its known tokens are the prompt and those drawn; the cache holds the
+// first `length` of them, and the last one's logits give the next.
 struct Sequence {
     size_t request;
-    int sample, row; // row of the page table
+    int sample, row; // row of the page table; -1 = preempted
     std::vector<int> pages;
-    int64_t length; // tokens in the cache
-    int32_t next;   // token to feed
-    int promised;   // free pages it may still take
+    int64_t length, computed; // tokens in the cache; most there ever were
     Completion completion;
+};
+
+bool older(const Sequence& a, const Sequence& b) {
+    return a.request != b.request ? a.request < b.request : a.sample < b.sample;
+}
+
+// What the samples of a request have in common. The first to begin computes the prompt; then its
+// pages are kept here as long as others wait for them.
+struct Prompt {
+    std::vector<int> pages;   // empty: not in the cache
+    std::vector<char> logits; // that follow it
+    bool computing = false;
+    size_t begun = 0, finished = 0; // samples
+    int preempted = 0;
+    int64_t computed = 0; // most tokens there ever were
 };
 
 // Index vectors of one forward.
@@ -99,23 +121,20 @@ View index_view(std::vector<int32_t>& values, const char* name) {
 class Generation {
   public:
     Generation(Engine& engine, const std::vector<Request>& requests, const SampleSettings& settings)
-        : e_(engine), requests_(requests), s_(settings), page_size_(engine.settings_.page_size),
+        : e_(engine), s_(settings), page_size_(engine.settings_.page_size),
           table_width_(pages_for(engine.settings_.longest, page_size_)) {
         table_.assign(size_t(e_.settings_.rows + 1) * table_width_, 0);
         for (int row = e_.settings_.rows - 1; row >= 0; row--) free_rows_.push_back(row);
-        for (const Request& request : requests) {
-            require(!request.prompt.empty(), "rollout: empty prompt");
-            if (int64_t(request.prompt.size()) + s_.max_new_tokens > e_.settings_.longest)
-                fatal(format("rollout: a prompt of %zu tokens with %d new ones exceeds %d",
-                             request.prompt.size(), s_.max_new_tokens, e_.settings_.longest),
-                      "lower max_new_tokens or use shorter prompts");
-        }
+        add_requests(requests);
     }
 
     std::vector<Completion> run() {
-        while (next_request_ < requests_.size() || !active_.empty()) {
+        for (;;) {
             admit();
-            decode();
+            if (!fresh_.empty()) draw_fresh();
+            else if (!active_.empty()) step();
+            else break;
+            tell_finished();
         }
         std::sort(done_.begin(), done_.end(), [](const Completion& a, const Completion& b) {
             return a.request != b.request ? a.request < b.request : a.sample < b.sample;
@@ -124,191 +143,363 @@ class Generation {
     }
 
   private:
-    View table_view() {
-        return make_view(table_.data(), Dtype::i32, "page_table", e_.settings_.rows + 1,
-                         table_width_);
+    void add_requests(const std::vector<Request>& requests) {
+        for (const Request& request : requests) {
+            require(!request.prompt.empty(), "rollout: empty prompt");
+            if (int64_t(request.prompt.size()) + s_.max_new_tokens > e_.settings_.longest)
+                fatal(format("rollout: a prompt of %zu tokens with %d new ones exceeds %d",
+                             request.prompt.size(), s_.max_new_tokens, e_.settings_.longest),
+                      "lower max_new_tokens or use shorter prompts");
+            requests_.push_back(request);
+            prompts_.emplace_back();
+        }
+    }
+    void tell_finished() {
+        for (size_t request : std::exchange(finished_requests_, {}))
+            if (e_.listener_.request_finished) add_requests(e_.listener_.request_finished(request));
+    }
+
+    int64_t prompt_length(size_t request) const {
+        return int64_t(requests_[request].prompt.size());
+    }
+    int64_t known(const Sequence& q) const {
+        return prompt_length(q.request) + int64_t(q.completion.tokens.size());
+    }
+    int32_t known_token(const Sequence& q, int64_t position) const {
+        const int64_t drawn = position - prompt_length(q.request);
+        return drawn < 0 ? requests_[q.request].prompt[position] : q.completion.tokens[drawn];
+    }
+    int waiting(size_t request) const { // samples that wait for a row
+        const Prompt& p = prompts_[request];
+        return int(requests_[request].samples.size() - p.begun) + p.preempted;
     }
     int* table_row(int row) { return table_.data() + size_t(row) * table_width_; }
+
+    // ---- who runs
+
+    // Gives free rows to waiting samples, oldest request first. While one of them computes the
+    // prompt, rows are left for the others.
+    void admit() {
+        int rows = int(free_rows_.size());
+        while (oldest_ < requests_.size() && waiting(oldest_) == 0) oldest_++;
+        for (size_t r = oldest_; r < requests_.size() && rows > 0; r++)
+            while (rows > 0 && waiting(r) > 0) {
+                if (prompts_[r].computing) {
+                    rows -= std::min(rows, waiting(r));
+                    break;
+                }
+                if (!begin(r)) return; // no younger one overtakes it
+                rows--;
+            }
+    }
+
+    // Sequences that may ask for a page soon.
+    int growing() const {
+        int count = 0;
+        for (const Sequence& q : active_)
+            count += int(q.pages.size()) <
+                     pages_for(prompt_length(q.request) + s_.max_new_tokens, page_size_);
+        return count;
+    }
+
+    // The oldest waiting sample of a request begins or goes on; false if pages are short.
+    bool begin(size_t r) {
+        Prompt& p = prompts_[r];
+        const auto again = std::find_if(preempted_.begin(), preempted_.end(),
+                                        [r](const Sequence& q) { return q.request == r; });
+        const bool fresh = again == preempted_.end();
+        const int64_t tokens = fresh ? prompt_length(r) : known(*again);
+        const int need = pages_for(tokens + 1, page_size_) -
+                         (p.pages.empty() ? 0 : int(prompt_length(r) / page_size_));
+        if (e_.pages_->free_pages() < need + growing() + int(fresh_.size())) {
+            if (!active_.empty() || !fresh_.empty()) return false;
+            for (size_t other = requests_.size(); other-- > r + 1;) release_prompt(other);
+        }
+        Sequence q{r, 0, 0, {}, 0, 0, {}};
+        if (fresh) {
+            q.sample = requests_[r].samples[p.begun++];
+            q.completion.request = r;
+            q.completion.sample = q.sample;
+        } else {
+            q = std::move(*again);
+            preempted_.erase(again);
+            p.preempted--;
+        }
+        q.row = free_rows_.back();
+        free_rows_.pop_back();
+        p.computing = p.pages.empty();
+        if (!p.computing) {
+            q.pages = p.pages;
+            q.length = prompt_length(r);
+            for (int page : q.pages) e_.pages_->share(page);
+            std::copy(q.pages.begin(), q.pages.end(), table_row(q.row));
+        }
+        if (fresh && !p.computing) {
+            fresh_.push_back(std::move(q));
+            return true;
+        }
+        if (waiting(r) == 0) release_prompt(r);
+        active_.insert(std::upper_bound(active_.begin(), active_.end(), q, older), q);
+        return true;
+    }
+
+    // The page of the next tokens is there, and is q's own; false if q had to give way.
+    bool make_room(size_t index, int64_t count) {
+        for (int64_t page = active_[index].length / page_size_;
+             page <= (active_[index].length + count - 1) / page_size_; page++) {
+            Sequence& q = active_[index];
+            const bool has = page < int64_t(q.pages.size());
+            if (has && !e_.pages_->shared(q.pages[page])) continue;
+            if (!free_a_page(index)) return false;
+            const int own = e_.pages_->take();
+            if (has) { // copy on write
+                e_.cache_.copy_page(own, q.pages[page]);
+                e_.pages_->release(q.pages[page]);
+                q.pages[page] = own;
+                e_.counts_.copied++;
+            } else q.pages.push_back(own);
+            table_row(q.row)[page] = own;
+        }
+        return true;
+    }
+
+    // Takes pages from whoever is newest, prompts after the samples that share them.
+    bool free_a_page(size_t index) {
+        while (e_.pages_->free_pages() == 0) {
+            const size_t newest = active_.back().request;
+            size_t idle = requests_.size();
+            while (idle-- > newest + 1)
+                if (!prompts_[idle].pages.empty()) break;
+            if (idle > newest) {
+                release_prompt(idle);
+                continue;
+            }
+            preempt_newest();
+            if (active_.size() == index) return false;
+        }
+        return true;
+    }
+
+    void preempt_newest() {
+        Sequence q = std::move(active_.back());
+        active_.pop_back();
+        Prompt& p = prompts_[q.request];
+        if (q.length < prompt_length(q.request)) p.computing = false;
+        release_sequence(q);
+        q.row = -1;
+        q.length = 0;
+        p.preempted++;
+        oldest_ = std::min(oldest_, q.request);
+        e_.counts_.preempted++;
+        preempted_.insert(std::upper_bound(preempted_.begin(), preempted_.end(), q, older), q);
+    }
+
+    void release_sequence(Sequence& q) {
+        for (int page : q.pages) e_.pages_->release(page);
+        q.pages.clear();
+        free_rows_.push_back(q.row);
+    }
+    void release_prompt(size_t request) {
+        for (int page : prompts_[request].pages) e_.pages_->release(page);
+        prompts_[request].pages.clear();
+        prompts_[request].logits.clear();
+    }
+
+    // ---- what is computed
+
+    // One forward: the next token of every sequence, and of those that have more known tokens to
+    // compute (prompts, preempted ones) as many as fit, the oldest first.
+    void step() {
+        const std::vector<int64_t> counts = plan_chunks();
+        if (counts.empty()) return; // the last one gave way to a request that is older
+        Rows rows;
+        std::vector<int32_t> last; // row of each sequence's last token
+        bool decodes = false;
+        for (size_t i = 0; i < active_.size(); i++) {
+            Sequence& q = active_[i];
+            Prompt& p = prompts_[q.request];
+            for (int64_t n = 0; n < counts[i]; n++, q.length++) {
+                rows.add(known_token(q, q.length), q.length, q.row, q.pages[q.length / page_size_],
+                         page_size_);
+                const bool of_prompt = q.length < prompt_length(q.request);
+                int64_t& computed = of_prompt ? p.computed : q.computed;
+                if (q.length < computed) e_.counts_.recomputed++;
+                else e_.counts_.prefilled += of_prompt;
+                computed = std::max(computed, q.length + 1);
+                decodes |= !of_prompt;
+            }
+            last.push_back(int32_t(rows.tokens.size()) - 1);
+        }
+        forward(rows);
+        e_.counts_.steps += decodes;
+        draw_active(last);
+    }
+
+    std::vector<int64_t> plan_chunks() {
+        std::vector<int64_t> counts;
+        int64_t extra = kPrefillRows;
+        for (size_t i = 0; i < active_.size(); i++) {
+            const int64_t length = active_[i].length, prompt = prompt_length(active_[i].request);
+            const int64_t end = length < prompt ? prompt : known(active_[i]);
+            const int64_t count = std::min(end - length, extra + 1);
+            if (!make_room(i, count)) break;
+            extra -= count - 1;
+            counts.push_back(count);
+        }
+        return counts;
+    }
 
     void forward(Rows& rows) {
         const size_t padded = size_t(padded_rows(int64_t(rows.tokens.size())));
         while (rows.tokens.size() < padded) rows.add(0, 0, e_.settings_.rows, 0, page_size_);
         // Neighbouring padding rows would write one line twice; they all write the same value
         // there.
+        const View table =
+            make_view(table_.data(), Dtype::i32, "page_table", e_.settings_.rows + 1, table_width_);
         e_.pass_.forward({index_view(rows.tokens, "tokens"),
                           index_view(rows.positions, "positions"), index_view(rows.row, "row"),
-                          index_view(rows.length, "length"), index_view(rows.slot, "slot"),
-                          table_view()});
+                          index_view(rows.length, "length"), index_view(rows.slot, "slot"), table});
     }
 
-    // Fills free rows with samples of the present prompt, prefilling the next one when it is used
-    // up. A sample begins when all pages it may ever need are free: none has to be undone later.
-    void admit() {
-        while (!free_rows_.empty() && next_request_ < requests_.size()) {
-            const Request& request = requests_[next_request_];
-            const int64_t length = int64_t(request.prompt.size());
-            const int need = pages_for(length + s_.max_new_tokens, page_size_) -
-                             int(length / page_size_); // beyond the prompt's full pages
-            if (prompt_.pages.empty()) {
-                if (unpromised_pages() < pages_for(length, page_size_) + need) return;
-                prefill(request);
+    // Logits for those whose known tokens are all computed; prompts that others wait for are kept.
+    void draw_active(const std::vector<int32_t>& last) {
+        std::vector<int32_t> chosen;
+        std::vector<Sequence*> drawing;
+        for (size_t i = 0; i < active_.size(); i++) {
+            Sequence& q = active_[i];
+            if (q.length != known(q) && q.length != prompt_length(q.request)) continue;
+            chosen.push_back(last[i]);
+            drawing.push_back(&q);
+        }
+        if (drawing.empty()) return;
+        const int64_t M = int64_t(drawing.size());
+        chosen.resize(size_t(padded_rows(M)), 0);
+        const View logits = e_.pass_.logits_forward(index_view(chosen, "rows"));
+        for (int64_t i = 0; i < M; i++)
+            if (drawing[i]->length == prompt_length(drawing[i]->request))
+                keep_prompt(*drawing[i], logits.slice_rows(i, 1));
+        // A preempted one that has only its prompt again goes on computing what it drew.
+        std::vector<Sequence*> complete;
+        std::vector<int32_t> rows;
+        for (int64_t i = 0; i < M; i++)
+            if (drawing[i]->length == known(*drawing[i])) {
+                complete.push_back(drawing[i]);
+                rows.push_back(int32_t(i));
             }
-            const int count =
-                std::min({prompt_.waiting, int(free_rows_.size()), unpromised_pages() / need});
-            const int first = request.samples - prompt_.waiting;
-            begin_samples(request, first, count, need);
-            prompt_.waiting -= count;
-            if (prompt_.waiting > 0) return;
-            for (int page : prompt_.pages) e_.pages_->release(page);
-            prompt_.pages.clear();
-            next_request_++;
+        for (size_t begin = 0, end; begin < rows.size(); begin = end) { // runs of rows
+            end = begin + 1;
+            while (end < rows.size() && rows[end] == rows[end - 1] + 1) end++;
+            draw(logits.slice_rows(rows[begin], int64_t(end - begin)),
+                 {complete.begin() + int64_t(begin), complete.begin() + int64_t(end)});
         }
-    }
-    int unpromised_pages() const { return e_.pages_->free_pages() - promised_; }
-    int take_promised(Sequence& sequence) {
-        require(sequence.promised > 0, "rollout: a sequence outgrew its pages");
-        sequence.promised--;
-        promised_--;
-        return e_.pages_->take();
-    }
-
-    // Runs the prompt through the model once; keeps the logits that follow it.
-    void prefill(const Request& request) {
-        const int64_t length = int64_t(request.prompt.size());
-        prompt_.waiting = request.samples;
-        for (int i = 0; i < pages_for(length, page_size_); i++)
-            prompt_.pages.push_back(e_.pages_->take());
-        std::vector<int32_t> last(1);      // the prompt's last token, as a row of the last forward
-        const int row = free_rows_.back(); // borrowed: no sample runs in it yet
-        std::copy(prompt_.pages.begin(), prompt_.pages.end(), table_row(row));
-        for (int64_t begin = 0; begin < length; begin += kPrefillRows) {
-            const int64_t end = std::min<int64_t>(length, begin + kPrefillRows);
-            Rows rows;
-            for (int64_t p = begin; p < end; p++)
-                rows.add(request.prompt[p], p, row, prompt_.pages[p / page_size_], page_size_);
-            forward(rows);
-            last[0] = int32_t(end - begin - 1);
-        }
-        e_.counts_.prefilled += length;
-        // Every sample begins from the same logits; keep them, the pass's buffers are reused.
-        const View logits = e_.pass_.logits_forward(index_view(last, "rows"));
-        first_logits_.assign(static_cast<const char*>(logits.data),
-                             static_cast<const char*>(logits.data) + logits.bytes());
+        for (Sequence* q : complete)
+            if (is_finished(*q)) finish(*q);
+        std::erase_if(active_, [](const Sequence& q) { return q.row < 0; });
     }
 
-    void begin_samples(const Request& request, int first, int count, int need) {
-        if (count == 0) return;
-        const int64_t length = int64_t(request.prompt.size());
-        const int full = int(length / page_size_), partial = length % page_size_ ? 1 : 0;
-        std::vector<Sequence> begun;
-        for (int i = 0; i < count; i++) {
-            Sequence sequence{next_request_, first + i, free_rows_.back(), {}, length, 0, need, {}};
-            promised_ += need;
-            free_rows_.pop_back();
-            for (int p = 0; p < full; p++) {
-                e_.pages_->share(prompt_.pages[p]);
-                sequence.pages.push_back(prompt_.pages[p]);
-            }
-            if (partial) {
-                sequence.pages.push_back(take_promised(sequence));
-                e_.cache_.copy_page(sequence.pages.back(), prompt_.pages[full]);
-            }
-            std::copy(sequence.pages.begin(), sequence.pages.end(), table_row(sequence.row));
-            sequence.completion.request = next_request_;
-            sequence.completion.sample = first + i;
-            begun.push_back(std::move(sequence));
-        }
-        const Dtype x = e_.ctx_.dtype();
-        const int64_t Vp = e_.model_.config.padded_vocab();
+    void keep_prompt(const Sequence& q, const View& logits) {
+        Prompt& p = prompts_[q.request];
+        p.computing = false;
+        if (waiting(q.request) == 0) return;
+        p.pages = q.pages;
+        for (int page : p.pages) e_.pages_->share(page);
+        const char* data = static_cast<const char*>(logits.data);
+        p.logits.assign(data, data + logits.bytes());
+    }
+
+    // Every sample of a prompt begins from the same logits.
+    void draw_fresh() {
+        std::vector<Sequence> fresh = std::move(fresh_);
+        fresh_.clear();
         std::vector<char> repeated;
-        for (int i = 0; i < count; i++)
-            repeated.insert(repeated.end(), first_logits_.begin(), first_logits_.end());
-        draw(make_view(repeated.data(), x, "logits", count, Vp), begun);
-        for (Sequence& sequence : begun) keep_or_finish(std::move(sequence));
+        std::vector<Sequence*> sequences;
+        for (Sequence& q : fresh) {
+            const std::vector<char>& logits = prompts_[q.request].logits;
+            repeated.insert(repeated.end(), logits.begin(), logits.end());
+            sequences.push_back(&q);
+        }
+        draw(make_view(repeated.data(), e_.ctx_.storage(), "logits", int64_t(fresh.size()),
+                       e_.model_.config.padded_vocab()),
+             sequences);
+        for (Sequence& q : fresh) {
+            if (waiting(q.request) == 0) release_prompt(q.request);
+            if (is_finished(q)) finish(q);
+            else active_.push_back(std::move(q));
+        }
+        std::sort(active_.begin(), active_.end(), older);
     }
 
     // Draws the next token of every sequence from its row of logits.
-    void draw(const View& logits, std::vector<Sequence>& sequences) {
+    void draw(const View& logits, const std::vector<Sequence*>& sequences) {
         const int64_t M = int64_t(sequences.size());
         const int V = e_.model_.config.vocab;
-        std::vector<double> uniform(M);
+        const bool greedy = s_.temperature == 0;
+        std::vector<double> uniform(M), kept(M);
         for (int64_t i = 0; i < M; i++) {
-            const Sequence& q = sequences[i];
+            const Sequence& q = *sequences[i];
             uniform[i] = sample_uniform(s_.seed, s_.step, requests_[q.request].prompt_id, q.sample,
                                         int(q.completion.tokens.size()));
         }
         std::vector<int32_t> tokens(M);
-        std::vector<double> stats(M * kLossStats); // holds f32 or f64
         const View token_view = index_view(tokens, "tokens");
-        sample_forward(e_.ctx_, token_view, logits,
+        sample_forward(e_.ctx_, token_view, make_view(kept.data(), Dtype::f64, "kept", M), logits,
                        make_view(uniform.data(), Dtype::f64, "uniform", M),
                        {V, s_.temperature, s_.top_p, s_.top_k});
-        LossShape shape{};
-        shape.V = V;
-        shape.k = 1;
-        shape.temperature = s_.temperature > 0 ? s_.temperature : 1;
-        const View stats_view = make_view(stats.data(), e_.ctx_.dtype(), "stats", M, kLossStats);
-        loss_forward(e_.ctx_, stats_view, logits, token_view, shape);
+        std::vector<double> memory[2]; // hold f32 or f64
+        auto stats = [&](double temperature, std::vector<double>& values) {
+            values.resize(size_t(M) * kLossStats);
+            LossShape shape{};
+            shape.V = V;
+            shape.k = 1;
+            shape.temperature = temperature;
+            const View view = make_view(values.data(), e_.ctx_.dtype(), "stats", M, kLossStats);
+            loss_forward(e_.ctx_, view, logits, token_view, shape);
+            return view;
+        };
+        const View plain = stats(1, memory[0]);
+        const View drawn = greedy || s_.temperature == 1 ? plain : stats(s_.temperature, memory[1]);
+        auto stat = [](const View& view, int64_t i, LossStat which) {
+            return read_value(view, i * kLossStats + which);
+        };
         for (int64_t i = 0; i < M; i++) {
-            auto stat = [&](LossStat which) {
-                return float(read_value(stats_view, i * kLossStats + which));
-            };
-            Completion& c = sequences[i].completion;
+            Completion& c = sequences[i]->completion;
             c.tokens.push_back(tokens[i]);
-            c.logp.push_back(-stat(kStatCe));
-            c.entropy.push_back(stat(kStatEntropy));
-            sequences[i].next = tokens[i];
+            c.plain_logp.push_back(-float(stat(plain, i, kStatCe)));
+            c.logp.push_back(greedy ? 0 : float(-stat(drawn, i, kStatCe) - std::log(kept[i])));
+            c.entropy.push_back(float(stat(drawn, i, kStatEntropy)));
+            if (e_.listener_.token) e_.listener_.token(c);
         }
         e_.counts_.decoded += M;
     }
 
-    void keep_or_finish(Sequence&& q) {
-        const bool stop = q.next == s_.stop_token;
-        if (!stop && int(q.completion.tokens.size()) < s_.max_new_tokens) {
-            active_.push_back(std::move(q));
-            return;
-        }
-        q.completion.finish = stop ? Finish::stop : Finish::length;
-        for (int page : q.pages) e_.pages_->release(page);
-        promised_ -= q.promised;
-        free_rows_.push_back(q.row);
-        done_.push_back(std::move(q.completion));
+    bool stops(const Sequence& q) const {
+        return std::find(s_.stop_tokens.begin(), s_.stop_tokens.end(),
+                         q.completion.tokens.back()) != s_.stop_tokens.end();
     }
-
-    void decode() {
-        if (active_.empty()) return;
-        std::vector<Sequence> batch = std::move(active_);
-        active_.clear();
-        Rows rows;
-        for (Sequence& q : batch) {
-            if (q.length % page_size_ == 0) {
-                const int page = take_promised(q);
-                table_row(q.row)[q.pages.size()] = page;
-                q.pages.push_back(page);
-            }
-            rows.add(q.next, q.length, q.row, q.pages.back(), page_size_);
-            q.length++;
-        }
-        forward(rows);
-        e_.counts_.steps++;
-        std::vector<int32_t> all(padded_rows(int64_t(batch.size())));
-        for (size_t i = 0; i < all.size(); i++) all[i] = int32_t(i);
-        const View logits = e_.pass_.logits_forward(index_view(all, "rows"));
-        draw(logits.slice_rows(0, int64_t(batch.size())), batch);
-        for (Sequence& q : batch) keep_or_finish(std::move(q));
+    bool is_finished(const Sequence& q) const {
+        return stops(q) || int(q.completion.tokens.size()) == s_.max_new_tokens;
+    }
+    void finish(Sequence& q) {
+        q.completion.finish = stops(q) ? Finish::stop : Finish::length;
+        release_sequence(q);
+        q.row = -1;
+        if (++prompts_[q.request].finished == requests_[q.request].samples.size())
+            finished_requests_.push_back(q.request);
+        if (e_.listener_.finished) e_.listener_.finished(std::move(q.completion));
+        else done_.push_back(std::move(q.completion));
     }
 
     Engine& e_;
-    const std::vector<Request>& requests_;
     const SampleSettings& s_;
     const int page_size_, table_width_;
-    std::vector<int32_t> table_;
+    std::deque<Request> requests_;
+    std::deque<Prompt> prompts_; // of the requests
+    std::vector<int32_t> table_; // (rows + 1, table_width); the last line is the padding's
     std::vector<int> free_rows_;
-    size_t next_request_ = 0;
-    Prompt prompt_{{}, 0};
-    std::vector<char> first_logits_;
-    std::vector<Sequence> active_;
-    int promised_ = 0; // free pages that active sequences may still take
+    size_t oldest_ = 0;                        // no request before it waits
+    std::vector<Sequence> active_, preempted_; // oldest first
+    std::vector<Sequence> fresh_;              // begin from their prompt's logits
+    std::vector<size_t> finished_requests_;
     std::vector<Completion> done_;
 };
 

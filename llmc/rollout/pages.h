@@ -21,6 +21,7 @@ class PageTable {
         require(references_[page] > 0, "PageTable: page %d is free", page);
         references_[page]++;
     }
+    bool shared(int page) const { return references_[page] > 1; }
     void release(int page) {
         require(references_[page] > 0, "PageTable: page %d is free", page);
         if (--references_[page] == 0) free_.push_back(page);

@@ -208,11 +208,15 @@ Json load_checkpoint(const std::string& run, const CheckpointParts& parts,
     const std::string folder =
         comm.broadcast(comm.root() ? newest_checkpoint(run, warnings) : std::string());
     if (folder.empty()) return nullptr;
-    const std::string path = folder + "/state.json";
+    const std::string path = folder + "/state.json", tokenizer = folder + "/tokenizer.json";
     const Json state = json_parse(read_file(path), path);
+    if (read_file(tokenizer) != parts.tokenizer.json())
+        fatal(tokenizer + ": the checkpoint was made with another tokenizer than this run's",
+              "give -tokenizer the file the run began with, or give the new run its own -name");
     parts.model.set_rope_base(read_config(folder).rope_base);
     load_weights(parts.model, folder);
     load_optimizer(folder, state.value("ranks", 1), parts);
+    parts.model.weights_changed();
     parts.optimizer.set_step(state["optimizer_step"].get<int64_t>());
     return state;
 }

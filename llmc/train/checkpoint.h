@@ -30,6 +30,7 @@ void save_checkpoint(const std::string& run, int64_t step, const Json& state,
 // and named in *warnings.
 std::string newest_checkpoint(const std::string& run, std::vector<std::string>* warnings);
 
-// Loads it into `parts` and returns its state; null if there is none.
+// Loads it into `parts` and returns its state; null if there is none. fatal() if it was made with
+// another tokenizer.
 Json load_checkpoint(const std::string& run, const CheckpointParts& parts,
                      std::vector<std::string>* warnings);

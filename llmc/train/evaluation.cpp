@@ -52,30 +52,32 @@ void Run::evaluate_stage(const std::string& name) {
                    line["val_entropy"].get<double>(), line["bits_per_byte"].get<double>());
     if (!source.empty()) {
         const ProblemSet set(source, Split::validation, recipe_.real("", "val_fraction"), 0);
-        const std::vector<Problem> problems = set.first(recipe_.integer("", "eval_count"));
+        std::vector<Problem> problems = set.first(recipe_.integer("", "eval_count"));
         const int samples = int(recipe_.integer("", "eval_samples"));
         Engine engine(*ctx_, *model_, engine_settings(recipe_));
         // A key of its own: the numbers are those of no training step.
         const SampleSettings settings{recipe_.real("", "eval_temperature"),
-                                      1,
+                                      recipe_.real("", "eval_top_p"),
                                       0,
                                       int(recipe_.integer("", "eval_new_tokens")),
-                                      tokenizer_.end_of_text(),
+                                      {tokenizer_.end_of_text()},
                                       uint64_t(recipe_.integer("", "seed")),
                                       ~uint64_t(0)};
         const std::vector<Answer> answers =
-            answer_problems(comm_, engine, tokenizer_, problems, samples, 0, settings);
-        const EvalResult r = summarize_answers(problems, answers, samples);
+            answer_problems(comm_, engine, tokenizer_, problems, samples, 0, settings, {});
+        std::vector<Outcome> outcomes;
+        for (const Answer& a : answers) outcomes.push_back(outcome_of(a));
+        const EvalResult r = summarize_outcomes(problems, outcomes, samples, 0);
         line["problems"] = r.problems;
         line["samples"] = r.samples;
-        line["avg"] = r.avg;
-        line["cons"] = r.cons;
-        for (const auto& [k, value] : r.pass) line[format("pass_%d", k)] = value;
+        line["avg"] = r.avg.mean;
+        line["cons"] = r.cons.mean;
+        for (const auto& [k, value] : r.pass) line[format("pass_%d", k)] = value.mean;
         line["answered"] = r.answered;
         line["finished"] = r.finished;
         line["answer_length"] = r.mean_length;
         line["answer_entropy"] = r.entropy;
-        said += format(", Avg@%d %.3f, %.1f tokens", r.samples, r.avg, r.mean_length);
+        said += format(", Avg@%d %.3f, %.1f tokens", r.samples, r.avg.mean, r.mean_length);
         log_->say(said);
         for (size_t i = 0; i < answers.size() && i < size_t(2 * samples); i += size_t(samples)) {
             std::string text = problems[answers[i].completion.request].prompt + answers[i].text;

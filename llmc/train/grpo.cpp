@@ -14,21 +14,42 @@ Aggregation aggregation(const std::string& name) {
     return Aggregation::token_mean;
 }
 
+Overlong overlong_rule(const std::string& name) {
+    if (name == "graded") return Overlong::graded;
+    if (name == "masked") return Overlong::masked;
+    if (name == "soft") return Overlong::soft;
+    require(name == "wrong", "overlong_rule: \"%s\"", name.c_str());
+    return Overlong::wrong;
+}
+
+bool counts_as_right(bool right, bool truncated, Overlong rule) {
+    const bool judged = rule == Overlong::graded || rule == Overlong::soft || !truncated;
+    return right && judged;
+}
+
+double length_penalty(int64_t length, int64_t max_len, int64_t buffer) {
+    require(buffer > 0 && buffer <= max_len, "length_penalty: buffer %ld of %ld", long(buffer),
+            long(max_len));
+    return std::clamp(double(max_len - buffer - length) / double(buffer), -1.0, 0.0); // (G8)
+}
+
 bool group_is_kept(const std::vector<int>& correct) {
     const int right = std::accumulate(correct.begin(), correct.end(), 0);
     return right > 0 && right < int(correct.size());
 }
 
-std::vector<double> group_advantages(const std::vector<int>& correct, AdvantageForm form) {
-    const double G = double(correct.size());
-    std::vector<double> advantages(correct.size(), 0.0);
-    if (!group_is_kept(correct)) return advantages;
-    const double mean = std::accumulate(correct.begin(), correct.end(), 0) / G;
+std::vector<double> group_advantages(const std::vector<double>& rewards, AdvantageForm form,
+                                     double eps) {
+    const double G = double(rewards.size());
+    std::vector<double> advantages(rewards.size(), 0.0);
+    const auto [least, most] = std::minmax_element(rewards.begin(), rewards.end());
+    if (rewards.empty() || *least == *most) return advantages;
+    const double mean = std::accumulate(rewards.begin(), rewards.end(), 0.0) / G;
     double square_sum = 0;
-    for (int c : correct) square_sum += (c - mean) * (c - mean);
-    const double divisor = form == AdvantageForm::std ? std::sqrt(square_sum / (G - 1)) + 1e-6 : 1;
-    for (size_t g = 0; g < correct.size(); g++)
-        advantages[g] = (correct[g] - mean) / divisor; // (G1)
+    for (double r : rewards) square_sum += (r - mean) * (r - mean);
+    const double divisor = form == AdvantageForm::std ? std::sqrt(square_sum / (G - 1)) + eps : 1;
+    for (size_t g = 0; g < rewards.size(); g++)
+        advantages[g] = (rewards[g] - mean) / divisor; // (G1)
     return advantages;
 }
 
@@ -44,6 +65,15 @@ std::vector<double> token_weights(const std::vector<int64_t>& lengths, int64_t m
         weights.push_back(weight);
     }
     return weights;
+}
+
+double kl_gradient(double kl_weight, double new_logp, double ref_logp) {
+    return kl_weight * std::expm1(std::clamp(ref_logp - new_logp, -20.0, 20.0)); // (G7)
+}
+
+double kl_estimate(double new_logp, double ref_logp) {
+    const double e = std::clamp(ref_logp - new_logp, -20.0, 20.0);
+    return std::expm1(e) - e;
 }
 
 void GrpoMetrics::add(double weight, double new_logp, double old_logp, double low, double high) {

@@ -26,9 +26,16 @@ const std::vector<Key> kRunKeys = {
     {"stages", "run", kWord, "pretrain,midtrain,rl", 0, 0, "", "stages to run, in order"},
     {"from", "run", kWord, "", 0, 0, "folder",
      "Hugging Face checkpoint to start from; empty = random weights"},
+    {"tokenizer", "run", kWord, "", 0, 0, "file",
+     "tokenizer.json with byte-level BPE; empty = that of -from, or bytes"},
     {"seed", "run", kInt, "1", 0, 1e15, "", "seed of weights, data order and sampling"},
     {"device", "run", kOneOf, "auto", 0, 0, "",
-     "where to compute: cpu in fp32, ref in double (slow, the oracle)", "auto|cpu|ref"},
+     "where to compute: cpu, simt the CUDA kernels on the CPU, ref in double (the oracle)",
+     "auto|cpu|simt|cuda|ref"},
+    {"dtype", "run", kOneOf, "fp32", 0, 0, "",
+     "of the weights that passes read and of activations; bf16: fp32 master weights, sums, "
+     "gradients of weights, statistics and router",
+     "fp32|bf16"},
     {"threads", "run", kInt, "0", 0, 1024, "threads", "0 = one per core"},
     {"recompute", "run", kOneOf, "no", 0, 0, "",
      "recompute blocks in the backward: less memory, same bits", "no|yes"},
@@ -53,7 +60,7 @@ const std::vector<Key> kRunKeys = {
     {"kv_heads", "model", kInt, "0", 0, 1e4, "", "key/value heads"},
     {"head_dim", "model", kInt, "0", 0, 1e4, "", "width of one head"},
     {"vocab", "model", kInt, "0", 0, 1e7, "tokens",
-     "size of embedding and head, at least the tokenizer's"},
+     "size of embedding and head, at least the tokenizer's; 0 = the larger of it and the preset's"},
     {"experts", "model", kInt, "-1", -1, 1e5, "experts", "-1 = as the preset, 0 = dense"},
     {"experts_per_token", "model", kInt, "0", 0, 1e5, "experts", "experts each token visits"},
     {"expert_ffn", "model", kInt, "0", 0, 1e6, "", "width of one expert"},
@@ -69,6 +76,7 @@ const std::vector<Key> kRunKeys = {
     {"eval_new_tokens", "evaluation", kInt, "64", 1, 1e6, "tokens", "longest answer"},
     {"max_prompt_tokens", "evaluation", kInt, "64", 1, 1e6, "tokens",
      "longest prompt of RL and evaluation"},
+    {"eval_top_p", "evaluation", kReal, "1", 1e-6, 1, "", "mass kept of the distribution; 1 = off"},
     {"eval_temperature", "evaluation", kReal, "1", 0, 100, "", "0 = greedy"},
     {"val_data", "evaluation", kWord, "", 0, 0, "source",
      "text whose held-out part is scored after every stage; empty = pretrain's data"},
@@ -76,6 +84,8 @@ const std::vector<Key> kRunKeys = {
     {"val_rows", "evaluation", kInt, "256", 1, 1e9, "rows", "rows of held-out text scored"},
     {"decode_rows", "evaluation", kInt, "128", 1, 65536, "sequences", "decoded at a time"},
     {"page_size", "evaluation", kInt, "32", 1, 4096, "tokens", "tokens of one KV cache page"},
+    {"pages", "evaluation", kInt, "0", 0, 1e9, "pages",
+     "of the KV cache; 0 = enough for all rows. With fewer the newest samples are preempted"},
 };
 
 const std::vector<Key> kStageKeys = {
@@ -120,8 +130,11 @@ const std::vector<Key> kStageKeys = {
 
     {"groups", "rl", kInt, "8", 1, 1e6, "problems", "kept problems of one rollout batch", "", kRl},
     {"group_size", "rl", kInt, "16", 2, 4096, "samples", "answers per problem (G)", "", kRl},
+    {"refill", "rl", kOneOf, "group", 0, 0, "",
+     "a uniform group is replaced at once, or all of a round with half as many more", "group|round",
+     kRl},
     {"max_rounds", "rl", kInt, "10", 1, 1e6, "rounds",
-     "sampling rounds in which uniform groups are replaced", "", kRl},
+     "sampling rounds; refill = group: at most max_rounds * groups problems a step", "", kRl},
     {"updates", "rl", kInt, "1", 1, 1024, "steps", "optimizer steps per rollout batch", "", kRl},
     {"max_new_tokens", "rl", kInt, "64", 1, 1e7, "tokens", "longest answer", "", kRl},
     {"max_new_tokens_late", "rl", kInt, "0", 0, 1e7, "tokens",
@@ -131,6 +144,15 @@ const std::vector<Key> kStageKeys = {
      kRl},
     {"advantage", "rl", kOneOf, "std", 0, 0, "", "divide by the group's standard deviation or not",
      "std|nostd", kRl},
+    {"advantage_eps", "rl", kReal, "1e-6", 0, 1, "", "added to that standard deviation", "", kRl},
+    {"overlong", "rl", kOneOf, "wrong", 0, 0, "",
+     "answers cut at the limit: wrong; graded by what they say; wrong and not trained on; graded, "
+     "minus a penalty in the last overlong_buffer tokens",
+     "wrong|graded|masked|soft", kRl},
+    {"overlong_buffer", "rl", kInt, "0", 0, 1e7, "tokens",
+     "of overlong = soft; 0 = a quarter of the longest answer", "", kRl},
+    {"kl", "rl", kReal, "0", 0, 100, "", "KL to the weights the stage began with; 0 = off", "",
+     kRl},
     {"aggregation", "rl", kOneOf, "token_mean", 0, 0, "", "how token losses are averaged",
      "token_mean|seq_mean|constant", kRl},
     {"clip_low", "rl", kReal, "0.2", 0, 1, "", "ratio clipped below 1 - clip_low", "", kRl},
@@ -177,6 +199,7 @@ ModelConfig recipe_model(const Recipe& recipe, int vocab) {
     override_int("experts", &c.experts, -1);
     override_int("experts_per_token", &c.experts_per_token, 0);
     override_int("expert_ffn", &c.expert_ffn, 0);
+    c.vocab = std::max(c.vocab, vocab);
     override_int("vocab", &c.vocab, 0);
     if (c.vocab < vocab)
         usage_error(format("model: vocab = %d, but the tokenizer has %d tokens", c.vocab, vocab),

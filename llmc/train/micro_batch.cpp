@@ -16,6 +16,7 @@ void append_rows(MicroBatch& out, const MicroBatch& rows, int64_t begin, int64_t
     copy(out.positions, rows.positions);
     copy(out.scale, rows.scale);
     copy(out.old_logp, rows.old_logp);
+    copy(out.kl_weight, rows.kl_weight);
     for (int64_t n = begin; n < end; n++) out.doc_start.push_back(rows.doc_start[n] + shift);
 }
 
@@ -27,6 +28,7 @@ void pad_rows(MicroBatch& m) {
         m.positions.push_back(0);
         if (!m.scale.empty()) m.scale.push_back(0);
         if (!m.old_logp.empty()) m.old_logp.push_back(0);
+        if (!m.kl_weight.empty()) m.kl_weight.push_back(0);
     }
 }
 
@@ -37,6 +39,8 @@ MicroBatch text_rows(PackedRows packed) {
             std::move(packed.targets),
             std::move(packed.positions),
             std::move(packed.doc_start),
+            {},
+            {},
             {},
             {},
             0};
@@ -80,6 +84,18 @@ void MicroBatchViews::fill(const Ctx& ctx, const MicroBatch& m) {
     batch.padding = m.padding;
 }
 
+void MicroBatchViews::weigh_kl(const MicroBatch& m, const LossShape& shape) {
+    for (size_t n = 0; n < m.targets.size(); n++) {
+        if (m.targets[n] == kIgnoredTarget) continue;
+        const double logp = -read_value(stats, int64_t(n) * stats.ld + kStatCe);
+        const double ratio = grpo_ratio(logp, m.old_logp[n]);
+        write_value(scale, int64_t(n),
+                    grpo_weight(m.scale[n], ratio, shape) +
+                        kl_gradient(m.kl_weight[n], logp, m.ref_logp[n]));
+    }
+    old_logp = View{};
+}
+
 void StatSums::add(const MicroBatch& m, const View& stats, const LossShape& shape,
                    const Tokenizer& tokenizer) {
     for (size_t n = 0; n < m.targets.size(); n++) {
@@ -90,13 +106,16 @@ void StatSums::add(const MicroBatch& m, const View& stats, const LossShape& shap
         for (int i = 0; i < kLossStats; i++) sum[i] += stat(i);
         if (!m.old_logp.empty())
             grpo.add(m.scale[n], -stat(kStatCe), m.old_logp[n], shape.clip_low, shape.clip_high);
+        if (m.ref_logp.empty()) continue;
+        has_kl = true;
+        kl += kl_estimate(-stat(kStatCe), m.ref_logp[n]);
     }
 }
 
 void StatSums::all_sum(Comm& comm) {
     GrpoMetrics& g = grpo;
     int64_t* counts[] = {&rows, &bytes, &g.tokens, &g.clip_low, &g.clip_high};
-    double* sums[] = {&g.surrogate, &g.ratio, &g.k1, &g.k3};
+    double* sums[] = {&g.surrogate, &g.ratio, &g.k1, &g.k3, &kl};
     std::vector<double> all(sum, sum + kLossStats); // one message
     for (const int64_t* count : counts) all.push_back(double(*count));
     for (const double* value : sums) all.push_back(*value);
@@ -107,6 +126,7 @@ void StatSums::all_sum(Comm& comm) {
     for (double* value : sums) *value = *next++;
     g.ratio_max = comm.all_max(g.ratio_max);
     g.max_abs_dlogp = comm.all_max(g.max_abs_dlogp);
+    has_kl = comm.any(has_kl);
 }
 
 void StatSums::write(Json& line) const {
@@ -129,4 +149,5 @@ void StatSums::write(Json& line) const {
     line["k1"] = grpo.k1 / tokens;
     line["k3"] = grpo.k3 / tokens;
     line["max_abs_dlogp"] = grpo.max_abs_dlogp;
+    if (has_kl) line["kl"] = kl / tokens;
 }

@@ -5,11 +5,11 @@
 #include "llmc/model/train_pass.h"
 #include "llmc/train/grpo.h"
 
-// Vectors of N; old_logp is empty outside RL. The last `padding` rows are documents of one ignored
-// token each.
+// Vectors of N; old_logp is empty outside RL, kl_weight and ref_logp where no KL term is on. The
+// last `padding` rows are documents of one ignored token each.
 struct MicroBatch {
     std::vector<int32_t> tokens, targets, positions, doc_start;
-    std::vector<double> scale, old_logp;
+    std::vector<double> scale, old_logp, kl_weight, ref_logp;
     int64_t padding = 0;
 };
 
@@ -31,6 +31,9 @@ std::vector<MicroBatch> cut_rows(const MicroBatch& rows, int part, int parts, in
 class MicroBatchViews {
   public:
     void fill(const Ctx& ctx, const MicroBatch& micro);
+    // With the statistics of a forward in `stats`: scale becomes each row's whole weight, GRPO's
+    // and that of the KL term, and old_logp empty.
+    void weigh_kl(const MicroBatch& micro, const LossShape& shape);
     Batch batch;
     View targets, scale, old_logp, stats; // old_logp empty where the micro-batch has none
 
@@ -43,6 +46,8 @@ class MicroBatchViews {
 struct StatSums {
     int64_t rows = 0, bytes = 0;
     double sum[kLossStats] = {};
+    double kl = 0; // estimates against the reference
+    bool has_kl = false;
     GrpoMetrics grpo;
     void add(const MicroBatch& micro, const View& stats, const LossShape& shape,
              const Tokenizer& tokenizer);

@@ -40,5 +40,6 @@ double Optimizer::update(Ctx& ctx, Model& model, const ParamSet& grads,
                      grads.flat().slice_rows(begin, end - begin), a);
     }
     comm_.all_gather(model.weights.trained());
+    model.weights_changed();
     return norm;
 }

@@ -51,27 +51,28 @@ ModelConfig first_config(const Recipe& recipe, const Tokenizer& tokenizer) {
     if (config.vocab < tokenizer.vocab_size())
         fatal(format("%s: vocabulary %d, the tokenizer has %d", from.c_str(), config.vocab,
                      tokenizer.vocab_size()),
-              "start from a checkpoint made with the byte tokenizer");
+              "give the checkpoint's own tokenizer.json as -tokenizer");
     return config;
 }
 
 } // namespace
 
+Tokenizer recipe_tokenizer(const Recipe& recipe) {
+    const std::string file = recipe.text("", "tokenizer"), from = recipe.text("", "from");
+    if (!file.empty() || from.empty()) return Tokenizer(file);
+    return folder_tokenizer(from);
+}
+
 RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer) {
-    const int64_t room = recipe.integer("", "pass_rows");
-    RunShape shape{stage_names(recipe),
-                   first_config(recipe, tokenizer),
-                   {},
-                   engine_settings(recipe),
-                   !recipe.text("", "eval_problems").empty()};
-    int64_t rows = 1, longest = shape.engine.longest;
+    RunShape shape{stage_names(recipe),     first_config(recipe, tokenizer),           {},
+                   engine_settings(recipe), !recipe.text("", "eval_problems").empty(), false};
+    int64_t rows = 1;
     for (const std::string& stage : shape.stages) {
         recipe_loss(recipe, stage, shape.config.vocab); // its keys are checked before all else
         if (stage == "rl") {
             shape.samples = true;
-            const int64_t answers =
-                recipe.integer("rl", "groups") * recipe.integer("rl", "group_size");
-            rows = std::max({rows, longest, std::min(room, answers * longest)});
+            shape.reference = recipe.real("rl", "kl") > 0;
+            rows = std::max(rows, rl_pass_rows(recipe));
             continue;
         }
         const int64_t context = recipe.integer(stage, "context");
@@ -79,7 +80,7 @@ RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer) {
         rows = std::max(rows, rows_at_a_time(recipe, context, batch) * context);
         shape.config.max_positions = std::max(shape.config.max_positions, int(context));
     }
-    shape.config.max_positions = std::max(shape.config.max_positions, int(longest));
+    shape.config.max_positions = std::max(shape.config.max_positions, shape.engine.longest);
     shape.pass = {padded_pass_rows(rows), recipe.integer("", "loss_rows"), true,
                   recipe.text("", "recompute") == "yes"};
     return shape;
@@ -92,12 +93,17 @@ MemoryPlan plan_memory(Ctx& ctx, const RunShape& shape, int ranks) {
     const Comm::Range own = Comm::shard(trained, 0, ranks);
     MemoryPlan plan{};
     plan.weights = int64_t(model.bytes() + model.rope().bytes());
-    plan.gradients = int64_t(model.bytes());
+    plan.gradients = int64_t(model.weights.flat().bytes());
     plan.moments = 2 * (own.end - own.begin) * element;
     plan.logits = int64_t(pass.logits_bytes());
     plan.activations = int64_t(pass.bytes()) - plan.logits;
     plan.exchange = Comm::exchange_bytes(trained, ctx.dtype(), ranks);
     plan.sent_per_step = 2 * (trained - (own.end - own.begin)) * element;
+    if (shape.reference) {
+        const PassSettings forward{shape.pass.rows, shape.pass.loss_rows, false, false};
+        plan.weights += int64_t(model.bytes() + model.rope().bytes());
+        plan.activations += int64_t(TrainPass(ctx, model, forward).bytes());
+    }
     if (shape.samples) plan.rollouts = int64_t(Engine(ctx, model, shape.engine).bytes());
     return plan;
 }
@@ -108,7 +114,9 @@ std::string plan_text(Ctx& ctx, const RunShape& shape, int ranks) {
     auto add = [&](const char* name, int64_t bytes, const std::string& note) {
         text += format("  %-12s %12s  %s\n", name, size_text(bytes).c_str(), note.c_str());
     };
-    add("parameters", p.weights, "and the rotation table");
+    add("parameters", p.weights,
+        shape.reference ? "twice, for the KL term, and the rotation table"
+                        : "and the rotation table");
     add("gradients", p.gradients, "");
     add("optimizer", p.moments, ranks > 1 ? "Adam's moments, sharded" : "Adam's moments");
     add("activations", p.activations,

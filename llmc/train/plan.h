@@ -11,9 +11,13 @@ struct RunShape {
     ModelConfig config; // max_positions as long as the longest stage needs
     PassSettings pass;  // rows: the largest micro-batch of any stage
     EngineSettings engine;
-    bool samples; // RL or problems to evaluate: there is an engine
+    bool samples;   // RL or problems to evaluate: there is an engine
+    bool reference; // RL with a KL term: a second model, going forward only
 };
 RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer);
+
+// -tokenizer, else that of the checkpoint -from names, else bytes.
+Tokenizer recipe_tokenizer(const Recipe& recipe);
 
 // Bytes of one rank. Pages count when they are written, so a run stays below where its batches
 // are smaller than the shape allows (RL's answers, above all).

@@ -3,9 +3,11 @@
 
 #include "llmc/core/error.h"
 #include "llmc/core/file.h"
-#include "llmc/train/grpo.h"
 
 #include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <filesystem>
 
 int longest_sequence(const Recipe& recipe) {
     const int64_t answer = std::max({recipe.integer("rl", "max_new_tokens"),
@@ -16,17 +18,25 @@ int longest_sequence(const Recipe& recipe) {
 
 EngineSettings engine_settings(const Recipe& recipe) {
     return {int(recipe.integer("", "decode_rows")), int(recipe.integer("", "page_size")),
-            longest_sequence(recipe)};
+            longest_sequence(recipe), int(recipe.integer("", "pages"))};
+}
+
+int64_t rl_pass_rows(const Recipe& recipe) {
+    const int64_t longest = longest_sequence(recipe),
+                  answers = recipe.integer("rl", "groups") * recipe.integer("rl", "group_size");
+    return std::max(longest, std::min(recipe.integer("", "pass_rows"), answers * longest));
 }
 
 RlStage::RlStage(const Recipe& recipe, Ctx& ctx, Comm& comm, const Model& model,
                  const Tokenizer& tokenizer, const std::string& run)
-    : Stage(recipe, comm, "rl", model.config), comm_(comm), tokenizer_(tokenizer), run_(run),
+    : Stage(recipe, comm, "rl", model.config), ctx_(ctx), comm_(comm), model_(model),
+      tokenizer_(tokenizer), run_(run),
       problems_(recipe.text("rl", "data"), Split::train, recipe.real("", "val_fraction"),
                 uint64_t(recipe.integer("", "seed"))),
       engine_(ctx, model, engine_settings(recipe)), groups_(int(recipe.integer("rl", "groups"))),
       group_size_(int(recipe.integer("rl", "group_size"))),
-      updates_(int(recipe.integer("rl", "updates"))) {
+      updates_(int(recipe.integer("rl", "updates"))),
+      overlong_(overlong_rule(recipe.text("rl", "overlong"))), kl_(recipe.real("rl", "kl")) {
     if (steps == 0) usage_error("[rl] steps = 0", "set -rl.steps");
     if (updates_ > groups_)
         usage_error(format("[rl] updates = %d exceeds groups = %d", updates_, groups_),
@@ -53,70 +63,160 @@ void RlStage::save_samples(int64_t step, const std::vector<Problem>& problems,
     }
 }
 
-void RlStage::keep_group(const Problem& problem, const Answer* answers) {
-    std::vector<int> correct;
-    for (int g = 0; g < group_size_; g++) correct.push_back(answers[g].right);
-    if (!group_is_kept(correct) || int(kept_.size()) == groups_) return;
-    const std::vector<double> advantages =
-        group_advantages(correct, recipe_.text("rl", "advantage") == "std" ? AdvantageForm::std
-                                                                           : AdvantageForm::nostd);
-    Group group;
+// ------------------------------------------------------------------------------------------------
+// rollouts
+
+struct RlStage::Tally {
+    int64_t sampled = 0, right = 0, tokens = 0, truncated = 0, answered = 0, longest = 0;
+    int64_t finished_tokens = 0, zero_groups = 0, one_groups = 0;
+    double reward = 0, entropy = 0, least = 0, most = 0; // least and most advantage kept
+
+    void write(Json& m, int64_t kept, int64_t prompts) const {
+        const double all = double(sampled);
+        m["reward"] = reward / all;
+        m["accuracy"] = double(right) / all;
+        m["length"] = double(tokens) / all;
+        m["length_max"] = longest;
+        m["length_finished"] =
+            double(finished_tokens) / double(std::max<int64_t>(sampled - truncated, 1));
+        m["truncated"] = double(truncated) / all;
+        m["answered"] = double(answered) / all;
+        m["rollout_entropy"] = entropy / double(tokens);
+        m["kept_groups"] = kept;
+        m["kept_share"] = double(kept) / double(prompts);
+        m["zero_groups"] = zero_groups;
+        m["one_groups"] = one_groups;
+        m["prompts"] = prompts;
+        m["advantage_min"] = least;
+        m["advantage_max"] = most;
+        m["sampled_tokens"] = tokens;
+    }
+};
+
+int RlStage::count_right(const Answer* group) const {
+    int right = 0;
     for (int g = 0; g < group_size_; g++)
-        group.push_back({tokenizer_.encode(problem.prompt), answers[g].completion.tokens,
-                         answers[g].completion.logp, advantages[g]});
+        right += counts_as_right(group[g].right, group[g].completion.finish == Finish::length,
+                                 overlong_);
+    return right;
+}
+
+double RlStage::reward(const Answer& a) const {
+    const double right =
+        counts_as_right(a.right, a.completion.finish == Finish::length, overlong_) ? 1 : 0;
+    if (overlong_ != Overlong::soft) return right;
+    int64_t buffer = recipe_.integer("rl", "overlong_buffer");
+    if (buffer == 0) buffer = std::max<int64_t>(longest_answer_ / 4, 1);
+    return right + length_penalty(int64_t(a.completion.tokens.size()), longest_answer_,
+                                  std::min(buffer, longest_answer_));
+}
+
+void RlStage::keep_group(const Problem& problem, const Answer* answers, Tally& tally) {
+    const int right = count_right(answers);
+    std::vector<double> rewards;
+    for (int g = 0; g < group_size_; g++) {
+        const Answer& a = answers[g];
+        const int64_t length = int64_t(a.completion.tokens.size());
+        const bool truncated = a.completion.finish == Finish::length;
+        rewards.push_back(reward(a));
+        tally.sampled++;
+        tally.answered += a.extracted.has_value();
+        tally.truncated += truncated;
+        tally.tokens += length;
+        if (!truncated) tally.finished_tokens += length;
+        tally.longest = std::max(tally.longest, length);
+        tally.reward += rewards.back();
+        for (float h : a.completion.entropy) tally.entropy += double(h);
+    }
+    tally.right += right;
+    tally.zero_groups += right == 0;
+    tally.one_groups += right == group_size_;
+    // By whole numbers: rewards that differ in length only do not keep a group.
+    if (right == 0 || right == group_size_ || int(kept_.size()) == groups_) return;
+    const AdvantageForm form =
+        recipe_.text("rl", "advantage") == "std" ? AdvantageForm::std : AdvantageForm::nostd;
+    const std::vector<double> advantages =
+        group_advantages(rewards, form, recipe_.real("rl", "advantage_eps"));
+    Group group;
+    for (int g = 0; g < group_size_; g++) {
+        const Completion& c = answers[g].completion;
+        tally.least = std::min(tally.least, advantages[g]);
+        tally.most = std::max(tally.most, advantages[g]);
+        if (overlong_ == Overlong::masked && c.finish == Finish::length) continue;
+        group.push_back({tokenizer_.encode_start(problem.prompt), c.tokens, c.logp, advantages[g]});
+    }
     kept_.push_back(std::move(group));
 }
 
+// Answers to `problems`. With refill = group and one rank a problem whose group turns out uniform
+// is replaced at once by the next one, up to `limit` problems. Those are the problems that rounds
+// of exactly as many as are missing would take, as ranks that share the work do.
+std::vector<Answer> RlStage::sample_round(std::vector<Problem>& problems, int64_t limit,
+                                          const SampleSettings& settings) {
+    const uint64_t first = uint64_t(next_problem_ - int64_t(problems.size()));
+    Replacement replacement;
+    if (recipe_.text("rl", "refill") == "group" && comm_.size() == 1)
+        replacement = [&](const Answer* group, Problem* more) {
+            const int right = count_right(group);
+            if ((right > 0 && right < group_size_) || int64_t(problems.size()) >= limit)
+                return false;
+            *more = problems_.problem(next_problem_++);
+            return true;
+        };
+    return answer_problems(comm_, engine_, tokenizer_, problems, group_size_, first, settings,
+                           replacement);
+}
+
 // Samples until `groups` groups have both right and wrong answers: dynamic sampling.
-void RlStage::roll_out(int64_t step, Json& metrics) {
-    int64_t sampled = 0, right = 0, tokens = 0, truncated = 0, answered = 0, longest = 0;
-    double entropy = 0;
+void RlStage::roll_out(int64_t step, StageBatch& batch) {
+    const auto start = std::chrono::steady_clock::now();
     const int64_t rounds = recipe_.integer("rl", "max_rounds");
+    const bool by_group = recipe_.text("rl", "refill") == "group";
     const SampleSettings settings{recipe_.real("rl", "temperature"),
                                   1,
                                   0,
                                   int(longest_answer_),
-                                  tokenizer_.end_of_text(),
+                                  {tokenizer_.end_of_text()},
                                   uint64_t(recipe_.integer("", "seed")),
                                   uint64_t(step)};
+    Tally tally;
     kept_.clear();
     samples_.clear();
-    int64_t round = 0;
-    for (; round < rounds && int(kept_.size()) < groups_; round++) {
-        // Later rounds ask for half as many more as are missing: uniform groups recur.
-        const int missing = groups_ - int(kept_.size());
-        const int count = round == 0 ? missing : missing + (missing + 1) / 2;
+    int64_t round = 0, prompts = 0;
+    while (int(kept_.size()) < groups_ &&
+           (by_group ? prompts < rounds * groups_ : round < rounds)) {
+        const int64_t missing = groups_ - int64_t(kept_.size()), left = rounds * groups_ - prompts;
+        int64_t count = missing;
+        if (by_group) count = std::min(missing, left);
+        else if (round > 0) count += (missing + 1) / 2; // uniform groups recur
         std::vector<Problem> problems;
-        const uint64_t first = uint64_t(next_problem_);
-        for (int i = 0; i < count; i++) problems.push_back(problems_.problem(next_problem_++));
-        const std::vector<Answer> answers =
-            answer_problems(comm_, engine_, tokenizer_, problems, group_size_, first, settings);
+        for (int64_t i = 0; i < count; i++) problems.push_back(problems_.problem(next_problem_++));
+        const std::vector<Answer> answers = sample_round(problems, left, settings);
         save_samples(step, problems, answers);
-        for (const Answer& a : answers) {
-            sampled++;
-            right += a.right;
-            answered += a.extracted.has_value();
-            truncated += a.completion.finish == Finish::length;
-            tokens += int64_t(a.completion.tokens.size());
-            longest = std::max(longest, int64_t(a.completion.tokens.size()));
-            for (float h : a.completion.entropy) entropy += double(h);
-        }
-        for (int i = 0; i < count; i++) keep_group(problems[i], &answers[i * group_size_]);
+        for (size_t i = 0; i < problems.size(); i++)
+            keep_group(problems[i], &answers[i * size_t(group_size_)], tally);
+        for (const Answer& a : answers) batch.grade_s += a.grade_s;
+        prompts += int64_t(problems.size());
+        round++;
     }
     if (comm_.root())
         write_file_atomic(format("%s/samples/step_%06ld.jsonl", run_.c_str(), long(step)),
                           samples_);
-    metrics["reward"] = double(right) / double(sampled);
-    metrics["length"] = double(tokens) / double(sampled);
-    metrics["length_max"] = longest;
-    metrics["truncated"] = double(truncated) / double(sampled);
-    metrics["answered"] = double(answered) / double(sampled);
-    metrics["rollout_entropy"] = entropy / double(tokens);
-    metrics["rounds"] = round;
-    metrics["kept_groups"] = kept_.size();
-    metrics["kept_share"] = double(kept_.size()) / (double(sampled) / group_size_);
-    metrics["sampled_tokens"] = tokens;
+    tally.write(batch.metrics, int64_t(kept_.size()), prompts);
+    batch.metrics["rounds"] = by_group ? (prompts + groups_ - 1) / groups_ : round;
+    if (problems_.size() > 0)
+        batch.metrics["epoch"] = double(next_problem_) / double(problems_.size());
+    batch.sampled = tally.tokens;
+    batch.grade_s /= comm_.size();
+    if (kept_.empty()) batch.warning = "no group had both right and wrong answers";
+    else if (2 * tally.truncated > tally.sampled)
+        batch.warning = "more than half of the answers reach max_new_tokens";
+    batch.generate_s =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
+
+// ------------------------------------------------------------------------------------------------
+// rows
 
 void RlStage::pack(const std::vector<Group>& groups, StageBatch& batch) const {
     std::vector<int64_t> lengths;
@@ -139,6 +239,7 @@ void RlStage::pack(const std::vector<Group>& groups, StageBatch& batch) const {
                 all.doc_start.push_back(start);
                 all.scale.push_back(a >= 0 ? s.advantage * weights[index] : 0);
                 all.old_logp.push_back(a >= 0 ? double(s.logp[a]) : 0);
+                if (kl_ > 0) all.kl_weight.push_back(a >= 0 ? kl_ * weights[index] : 0);
             }
             batch.tokens += int64_t(s.answer.size());
             index++;
@@ -147,14 +248,46 @@ void RlStage::pack(const std::vector<Group>& groups, StageBatch& batch) const {
     batch.micro = cut_rows(all, comm_.rank(), comm_.size(), recipe_.integer("", "pass_rows"));
 }
 
+// The frozen reference: this stage's first weights, kept in the run folder for its resumption.
+void RlStage::make_reference(int64_t step) {
+    const std::string folder = run_ + "/reference";
+    reference_ = std::make_unique<Model>(ctx_, model_.config);
+    reference_pass_ =
+        std::make_unique<TrainPass>(ctx_, *reference_,
+                                    PassSettings{padded_pass_rows(rl_pass_rows(recipe_)),
+                                                 recipe_.integer("", "loss_rows"), false, false});
+    reference_->set_rope_base(rope_base);
+    if (step > 0) return load_weights(*reference_, folder);
+    const View weights = model_.weights.flat();
+    std::memcpy(reference_->weights.flat().data, weights.data, weights.bytes());
+    if (!comm_.root()) return;
+    remove_all(folder + ".tmp");
+    make_directories(folder + ".tmp");
+    save_weights(model_, folder + ".tmp", tokenizer_.end_of_text());
+    remove_all(folder);
+    std::filesystem::rename(folder + ".tmp", folder);
+    fsync_directory(run_);
+}
+
+void RlStage::add_reference(int64_t step, StageBatch& batch) {
+    if (!reference_) make_reference(step);
+    for (MicroBatch& micro : batch.micro) {
+        views_.fill(ctx_, micro);
+        reference_pass_->forward(views_.batch, false);
+        reference_pass_->loss_forward(views_.stats, views_.targets, loss);
+        for (size_t n = 0; n < micro.targets.size(); n++)
+            micro.ref_logp.push_back(
+                -read_value(views_.stats, int64_t(n) * views_.stats.ld + kStatCe));
+    }
+}
+
 void RlStage::next_batch(int64_t step, StageBatch& batch) {
     batch = StageBatch{};
     if (pending_.empty()) {
         const int64_t late = recipe_.integer("rl", "max_new_tokens_late");
         const bool is_late = late > 0 && step >= recipe_.integer("rl", "late_step");
         longest_answer_ = is_late ? late : recipe_.integer("rl", "max_new_tokens");
-        roll_out(step, batch.metrics);
-        batch.sampled = batch.metrics["sampled_tokens"].get<int64_t>();
+        roll_out(step, batch);
         const size_t parts = std::min(size_t(updates_), kept_.size());
         for (size_t u = parts; u-- > 0;)
             pending_.emplace_back(kept_.begin() + int64_t(kept_.size() * u / parts),
@@ -163,4 +296,5 @@ void RlStage::next_batch(int64_t step, StageBatch& batch) {
     }
     pack(pending_.back(), batch);
     pending_.pop_back();
+    if (kl_ > 0) add_reference(step, batch);
 }

@@ -1,7 +1,9 @@
 // RL as a stage: the batch is sampled from the model itself, graded, and weighted by GRPO.
 #pragma once
 #include "llmc/data/problems.h"
+#include "llmc/model/train_pass.h"
 #include "llmc/rollout/evaluate.h"
+#include "llmc/train/grpo.h"
 #include "llmc/train/stage.h"
 
 class RlStage : public Stage {
@@ -23,18 +25,32 @@ class RlStage : public Stage {
         double advantage;
     };
     using Group = std::vector<Sequence>;
-    void roll_out(int64_t step, Json& metrics);
-    void keep_group(const Problem& problem, const Answer* answers);
+    struct Tally; // of a step's answers, rl_stage.cpp
+    void roll_out(int64_t step, StageBatch& batch);
+    std::vector<Answer> sample_round(std::vector<Problem>& problems, int64_t limit,
+                                     const SampleSettings& settings);
+    int count_right(const Answer* group) const; // as the overlong rule counts
+    double reward(const Answer& answer) const;
+    void keep_group(const Problem& problem, const Answer* answers, Tally& tally);
     void pack(const std::vector<Group>& groups, StageBatch& batch) const;
+    void add_reference(int64_t step, StageBatch& batch);
+    void make_reference(int64_t step);
     void save_samples(int64_t step, const std::vector<Problem>& problems,
                       const std::vector<Answer>& answers);
 
+    Ctx& ctx_;
     Comm& comm_;
+    const Model& model_;
     const Tokenizer& tokenizer_;
     const std::string run_;
     ProblemSet problems_;
     Engine engine_;
     const int groups_, group_size_, updates_;
+    const Overlong overlong_;
+    const double kl_;
+    std::unique_ptr<Model> reference_; // the weights the stage began with, where kl_ > 0
+    std::unique_ptr<TrainPass> reference_pass_;
+    MicroBatchViews views_;
     int64_t next_problem_ = 0, longest_answer_ = 0; // tokens, at this step
     std::vector<Group> kept_;
     std::vector<std::vector<Group>> pending_; // parts not yet given out, the last one first
@@ -43,4 +59,6 @@ class RlStage : public Stage {
 
 // Longest sequence (prompt and answer) the RL stage and the evaluation may make.
 int longest_sequence(const Recipe& recipe);
+// Rows of the RL stage's largest micro-batch.
+int64_t rl_pass_rows(const Recipe& recipe);
 EngineSettings engine_settings(const Recipe& recipe);

@@ -66,12 +66,15 @@ std::string run_name(const Recipe& recipe) {
     return name;
 }
 
-Run::Run(const Recipe& recipe, Comm& comm) : recipe_(recipe), comm_(comm) {
+Run::Run(const Recipe& recipe, Comm& comm)
+    : recipe_(recipe), comm_(comm), tokenizer_(recipe_tokenizer(recipe)) {
+    tokenizer_.end_of_text(); // documents will need it
     const RunShape shape = run_shape(recipe, tokenizer_);
     stage_names_ = shape.stages;
+    const Backend backend = choose_backend(recipe.text("", "device"));
     ctx_ = std::make_unique<Ctx>(
-        choose_backend(recipe.text("", "device")),
-        threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()));
+        backend, threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()),
+        choose_bf16(recipe.text("", "dtype"), backend));
     plan_ = check_memory(*ctx_, shape, comm_.size(), comm_.local_size());
     folder_ = recipe_.text("", "runs") + "/" + run_name(recipe_);
     if (comm_.root()) {
@@ -132,6 +135,7 @@ void Run::start_or_resume() {
         init_params(model_->weights, model_->table, model_->config,
                     uint64_t(recipe_.integer("", "seed")), recipe_.real("", "init_std"));
     }
+    model_->weights_changed();
     log_ = std::make_unique<RunLog>(folder_, metrics_bytes, recipe_.integer("", "log_every"),
                                     comm_.root());
     for (const std::string& warning : warnings) log_->say("warning: " + warning);
@@ -147,10 +151,13 @@ void Run::describe() const {
     const ParameterCounts n = count_parameters(c);
     log_->say(format("run      %s", folder_.c_str()));
     const std::string ranks = comm_.size() > 1 ? format("%d ranks of ", comm_.size()) : "";
-    log_->say(format("device   %s, %s%d threads, GEMM %s at %.3g GFLOP/s",
-                     backend_name(ctx_->backend), ranks.c_str(), ctx_->threads,
-                     ctx_->backend == Backend::cpu ? gemm_library() : "plain loops",
+    log_->say(format("device   %s in %s, %s%d threads, GEMM %s at %.3g GFLOP/s",
+                     backend_name(ctx_->backend), dtype_name(ctx_->storage()), ranks.c_str(),
+                     ctx_->threads, ctx_->backend == Backend::cpu ? gemm_library() : "plain loops",
                      gemm_peak_ / 1e9));
+    if (ctx_->bf16 && !gemm_takes_bf16(*ctx_))
+        log_->say("warning: no bf16 products on this CPU with this library: they go through fp32, "
+                  "slower than -dtype fp32");
     const int wanted = comm_.local_size() * ctx_->threads, cores = machine_cores();
     if (wanted > cores)
         log_->say(format("warning: %d ranks of %d threads on %d cores: they wait for each other",
@@ -239,6 +246,10 @@ void Run::train_step(Stage& stage) {
     for (const MicroBatch& micro : batch.micro) {
         views_.fill(*ctx_, micro);
         pass_->forward(views_.batch, true);
+        if (!micro.ref_logp.empty()) {
+            pass_->loss_forward(views_.stats, views_.targets, stage.loss);
+            views_.weigh_kl(micro, stage.loss);
+        }
         pass_->loss_backward(views_.stats, views_.targets, views_.scale, views_.old_logp,
                              stage.loss);
         sums.add(micro, views_.stats, stage.loss, tokenizer_);
@@ -287,7 +298,10 @@ void Run::train_step(Stage& stage) {
     log_->metrics(line);
     const double flops = forward_flops(model_->config) * double(3 * batch.rows + batch.sampled);
     log_->progress(stage.name, position_.step, stage.steps, line,
-                   {batch.rows + batch.sampled, flops / (gemm_peak_ * comm_.size())});
+                   {batch.rows + batch.sampled, flops / (gemm_peak_ * comm_.size()),
+                    batch.generate_s, batch.grade_s});
+    if (!batch.warning.empty() && batch.warning != warned_) log_->say("warning: " + batch.warning);
+    warned_ = batch.warning;
     if (bad_in_a_row_ >= stage.bad_steps)
         fatal(format("%s: %ld steps in a row had a non-finite loss or gradient", stage.name.c_str(),
                      long(bad_in_a_row_)),

@@ -57,6 +57,7 @@ class Run {
     double gemm_peak_ = 0; // flop/s, measured at the start
     int64_t bad_in_a_row_ = 0, steps_here_ = 0;
     int64_t last_saved_ = -1;
+    std::string warned_; // the last step's
 };
 
 // The run folder's name: -name, or the recipe's with every flag that changes what is computed, so

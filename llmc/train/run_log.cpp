@@ -100,10 +100,13 @@ void RunLog::progress(const std::string& stage, int64_t step, int64_t steps, con
     ms_per_step_ = keep * ms_per_step_ + (1 - keep) * ms;
     tok_per_s_ = keep * tok_per_s_ + (1 - keep) * double(work.tokens) / ms * 1e3;
     peak_share_ = keep * peak_share_ + (1 - keep) * work.peak_s / ms * 1e3;
-    append(timing_fd_,
-           format("{\"stage\":\"%s\",\"step\":%ld,\"ms\":%.3f,\"tokens\":%ld}\n", stage.c_str(),
-                  long(step), ms, long(work.tokens)),
-           run_ + "/timing.jsonl");
+    std::string timing = format("{\"stage\":\"%s\",\"step\":%ld,\"ms\":%.3f,\"tokens\":%ld",
+                                stage.c_str(), long(step), ms, long(work.tokens));
+    if (work.generate_s > 0)
+        timing += format(",\"generate_ms\":%.3f,\"grade_ms\":%.3f,\"train_ms\":%.3f",
+                         1e3 * (work.generate_s - work.grade_s), 1e3 * work.grade_s,
+                         ms - 1e3 * work.generate_s);
+    append(timing_fd_, timing + "}\n", run_ + "/timing.jsonl");
     std::string line = format("%-8s %*ld/%ld", stage.c_str(), int(std::to_string(steps).size()),
                               long(step), long(steps));
     if (m.contains("reward"))
@@ -114,6 +117,8 @@ void RunLog::progress(const std::string& stage, int64_t step, int64_t steps, con
     line += trained ? format("  entropy %.4f  |g| %.3f", m["entropy"].get<double>(),
                              m["grad_norm"].is_number() ? m["grad_norm"].get<double>() : NAN)
                     : "  nothing to learn from";
+    if (m.contains("max_abs_dlogp"))
+        line += format("  max |dlogp| %.2g", m["max_abs_dlogp"].get<double>());
     line += format("  lr %.2e  %s  %.0f%% of peak  ETA %s", m["lr"].get<double>(),
                    rate_text(tok_per_s_).c_str(), 100 * peak_share_,
                    clock_text(double(steps - step) * ms_per_step_ / 1e3).c_str());

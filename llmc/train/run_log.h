@@ -25,7 +25,8 @@ class RunLog {
     // The live line: rewritten in place on a terminal, else one line every log_every steps.
     struct Work {
         int64_t tokens;
-        double peak_s; // what the step's products would take at the GEMM peak
+        double peak_s;              // what the step's products would take at the GEMM peak
+        double generate_s, grade_s; // of rollouts, 0 elsewhere
     };
     void progress(const std::string& stage, int64_t step, int64_t steps, const Json& metrics,
                   const Work& work);

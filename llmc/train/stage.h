@@ -12,6 +12,8 @@ struct StageBatch {
     int64_t tokens = 0;            // rows with a target
     int64_t rows = 0;              // trained on
     int64_t sampled = 0;           // tokens of rollouts
+    double generate_s = 0, grade_s = 0;
+    std::string warning;           // "" = none
     Json metrics = Json::object(); // the stage's own entries of the metrics line
 };
 

@@ -22,6 +22,7 @@ std::vector<OpCase> adamw_cases() {
             adamw_update(ctx, a["param"], a["m"], a["v"], a["grad"],
                          {1e-3, 0.9, 0.95, 1e-8, 0.1, 0.7, 3});
         };
+        op.kernel_paths = {-1};
         op.tolerance = 5e-7;
         op.reason = "a handful of fp32 roundings";
         op.bytes = 28.0 * double(n);

@@ -57,6 +57,8 @@ std::vector<OpCase> attention_cases() {
         op.tolerance = 1e-6;
         op.reason = "fp32 dot products of D and sums over a document";
         op.grad_tolerance = 5e-6;
+        op.single = {"lse"};
+        op.bf16_tolerance = kBf16Tolerance;
         op.flops = 4.0 * pairs * H * double(D);
         op.bytes = 4.0 * double(N * D) * (2 * H + 2 * HKV);
         op.perf = s.perf;

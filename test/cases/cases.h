@@ -9,5 +9,6 @@ std::vector<OpCase> linear_cases();
 std::vector<OpCase> loss_cases();
 std::vector<OpCase> norm_cases();
 std::vector<OpCase> rope_cases();
+std::vector<OpCase> sample_cases();
 std::vector<OpCase> swiglu_cases();
 std::vector<OpCase> moe_cases();

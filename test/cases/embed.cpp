@@ -27,6 +27,9 @@ std::vector<OpCase> embed_cases() {
         };
         op.outputs = {"out"};
         op.inputs = {{"weight", GradMode::accumulated}};
+        op.kernel_paths = {-1};
+        op.bf16_tolerance = kBf16Tolerance;
+        op.single = {"dweight"};
         op.tolerance = 1e-7;
         op.reason = "a copy, rounded once";
         op.bytes = 8.0 * double(s.N * s.C);

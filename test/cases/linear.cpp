@@ -30,6 +30,8 @@ std::vector<OpCase> linear_cases() {
         op.inputs = {{"inp", GradMode::written}, {"weight", GradMode::accumulated}};
         op.tolerance = 1e-6;
         op.reason = "fp32 sums of C products";
+        op.single = {"dweight"};
+        op.bf16_tolerance = kBf16Tolerance;
         op.flops = 2.0 * double(s.N * s.C * s.O);
         op.bytes = 4.0 * double(s.N * (s.C + s.O) + s.O * s.C);
         op.perf = s.perf;

@@ -135,7 +135,7 @@ OpCase grouped_case(const Shape& s, bool gathered) {
         if (!gathered)
             return grouped_linear_backward(ctx, d["inp"], d["weight"], d["out"], a["inp"], View(),
                                            a["weight"], a["offsets"]);
-        Buffer dslots(ctx.dtype(), "dslots", S, s.C);
+        Buffer dslots(d["inp"].dtype, "dslots", S, s.C);
         grouped_linear_backward(ctx, dslots.view(), d["weight"], d["out"], a["inp"], a["slot_row"],
                                 a["weight"], a["offsets"]);
         moe_gather_backward(ctx, d["inp"], dslots.view(), a["row_slot"]);
@@ -144,6 +144,8 @@ OpCase grouped_case(const Shape& s, bool gathered) {
     op.inputs = {{"inp", GradMode::written}, {"weight", GradMode::accumulated}};
     op.tolerance = 1e-6;
     op.reason = "one fp32 chain of C products";
+    op.single = {"dweight"};
+    op.bf16_tolerance = kBf16Tolerance;
     op.bytes = 4.0 * double(s.E * s.O * s.C + S * (s.C + s.O));
     op.flops = 2.0 * double(S * s.O * s.C);
     op.perf = s.perf;
@@ -169,6 +171,8 @@ OpCase combine_case(const Shape& s) {
     op.inputs = {{"slots", GradMode::written}, {"weights", GradMode::written}};
     op.tolerance = 5e-7;
     op.reason = "fp32 sums of K products; dweights sums C";
+    op.single = {"weights", "dweights"};
+    op.bf16_tolerance = kBf16Tolerance;
     op.bytes = 4.0 * double((S + s.N) * s.C);
     op.flops = 2.0 * double(S * s.C);
     op.perf = s.perf;

@@ -31,6 +31,9 @@ std::vector<OpCase> norm_cases() {
         };
         op.outputs = {"out"};
         op.inputs = {{"inp", GradMode::accumulated}, {"weight", GradMode::accumulated}};
+        op.kernel_paths = {-1};
+        op.bf16_tolerance = kBf16Tolerance;
+        op.single = {"rstd", "dweight"};
         op.tolerance = 5e-7;
         op.reason = "fp32 sums of C squares";
         op.bytes = 4.0 * double(s.N) * double(s.C) * 4;

@@ -52,6 +52,9 @@ std::vector<OpCase> rope_cases() {
         op.inputs = {{"qkv", GradMode::written},
                      {"q_weight", GradMode::accumulated},
                      {"k_weight", GradMode::accumulated}};
+        op.kernel_paths = {-1};
+        op.bf16_tolerance = kBf16Tolerance;
+        op.single = {"table", "rstd", "dq_weight", "dk_weight"};
         op.tolerance = 1e-6;
         op.reason = "fp32 sums of D squares and a rounded table";
         op.bytes = 8.0 * double(s.N * (H + HKV) * s.D);

@@ -24,6 +24,8 @@ std::vector<OpCase> swiglu_cases() {
         };
         op.outputs = {"out"};
         op.inputs = {{"gate_up", GradMode::written}};
+        op.kernel_paths = {-1};
+        op.bf16_tolerance = kBf16Tolerance;
         op.tolerance = 5e-7;
         op.reason = "vector exp within 1.2e-7, then four roundings";
         op.bytes = 12.0 * double(s.N * s.F);

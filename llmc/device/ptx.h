@@ -1,0 +1,121 @@
+// What device/gpu.h promises, under nvcc: inline PTX behind named functions, and the launch. All
+// assembly of the program is in this file.
+#pragma once
+#include "llmc/core/error.h"
+
+#include <cstdint>
+#include <cuda_runtime.h>
+
+#define SHARED(T, name) __shared__ T name
+#define DYNAMIC_SHARED(T, name)                                                                    \
+    extern __shared__ __align__(128) unsigned char dynamic_shared_memory[];                        \
+    T* name = reinterpret_cast<T*>(dynamic_shared_memory)
+
+// ------------------------------------------------------------------------------------------------
+// barriers, clusters
+
+__device__ __forceinline__ void named_barrier_sync(int id, int threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+__device__ __forceinline__ void named_barrier_arrive(int id, int threads) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+// Not .aligned: the lanes of a warp may come one by one.
+__device__ __forceinline__ void cluster_arrive() {
+    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_wait() {
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+}
+__device__ __forceinline__ int cluster_rank() {
+    unsigned rank;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return int(rank);
+}
+template <class T> __device__ __forceinline__ T* cluster_map(T* pointer, int rank) {
+    T* mapped;
+    asm("mapa.u64 %0, %1, %2;" : "=l"(mapped) : "l"(pointer), "r"(rank));
+    return mapped;
+}
+#else // a GPU without clusters: a cluster is one block
+__device__ __forceinline__ void cluster_arrive() {}
+__device__ __forceinline__ void cluster_wait() { __syncthreads(); }
+__device__ __forceinline__ int cluster_rank() { return 0; }
+template <class T> __device__ __forceinline__ T* cluster_map(T* pointer, int) { return pointer; }
+#endif
+__device__ __forceinline__ void cluster_sync() {
+    cluster_arrive();
+    cluster_wait();
+}
+
+// ------------------------------------------------------------------------------------------------
+// memory
+
+template <class T> __device__ __forceinline__ Pack<T> ld128(const T* pointer) {
+    Pack<T> pack;
+    *reinterpret_cast<int4*>(&pack) = *reinterpret_cast<const int4*>(pointer);
+    return pack;
+}
+template <class T> __device__ __forceinline__ void st128(T* pointer, const Pack<T>& pack) {
+    *reinterpret_cast<int4*>(pointer) = *reinterpret_cast<const int4*>(&pack);
+}
+__device__ __forceinline__ void cp_async16(void* shared, const void* global) {
+    const unsigned address = unsigned(__cvta_generic_to_shared(shared));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global)
+                 : "memory");
+}
+__device__ __forceinline__ void cp_async_commit() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int kPending> __device__ __forceinline__ void cp_async_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+// 2^x to 2 units in the last place; 0 below -126, exact at 0.
+__device__ __forceinline__ float exp2_approx(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// ------------------------------------------------------------------------------------------------
+// launch
+
+inline void cuda_check(cudaError_t status, const char* what) {
+    if (status != cudaSuccess)
+        fatal(format("CUDA: %s: %s", what, cudaGetErrorString(status)),
+              "run with CUDA_LAUNCH_BLOCKING=1, or with -device simt, to see where");
+}
+
+inline int gpu_arch(const Ctx&) {
+    int device, major, minor;
+    cuda_check(cudaGetDevice(&device), "cudaGetDevice");
+    cuda_check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "arch");
+    cuda_check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "arch");
+    return 10 * major + minor;
+}
+inline int kernel_path(const Ctx&) { return -1; }
+
+template <class... P, class... A>
+void launch(Ctx& ctx, const char* name, void (*kernel)(P...), const LaunchShape& shape,
+            A... arguments) {
+    if (shape.blocks == 0) return;
+    if (shape.shared_bytes > 32 << 10) // with the static part it may pass the default's 48 KiB
+        cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        int(shape.shared_bytes)),
+                   name);
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(unsigned(shape.blocks));
+    config.blockDim = dim3(unsigned(shape.threads));
+    config.dynamicSmemBytes = shape.shared_bytes;
+    config.stream = static_cast<cudaStream_t>(ctx.stream);
+    cudaLaunchAttribute cluster{};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = unsigned(shape.cluster);
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    config.attrs = &cluster;
+    config.numAttrs = shape.cluster > 1 ? 1 : 0;
+    cuda_check(cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...), name);
+}

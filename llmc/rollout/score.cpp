@@ -1,0 +1,68 @@
+// Contract: score.h.
+#include "llmc/rollout/score.h"
+
+#include "llmc/core/error.h"
+#include "llmc/device/buffer.h"
+
+#include <algorithm>
+
+constexpr int64_t kScoreRows = 1024; // tokens of one forward, where no text is longer
+
+Scorer::Scorer(Ctx& ctx, Model& model, int64_t longest)
+    : ctx_(ctx), model_(model), rows_(std::max(longest, kScoreRows)),
+      pass_(ctx, model, {rows_, kScoreRows, false, false}) {
+    if (longest > model.config.max_positions)
+        fatal(format("score: a text of %ld tokens, the model has %d positions", long(longest),
+                     model.config.max_positions),
+              "score shorter texts");
+}
+
+std::vector<TokenScores> Scorer::score(const std::vector<std::vector<int32_t>>& texts,
+                                       double temperature) {
+    std::vector<TokenScores> scores(texts.size());
+    for (size_t begin = 0, end; begin < texts.size(); begin = end) {
+        int64_t rows = int64_t(texts[begin].size());
+        for (end = begin + 1; end < texts.size(); end++) {
+            rows += int64_t(texts[end].size());
+            if (rows > rows_) break;
+        }
+        score_rows(texts, begin, end, temperature, scores);
+    }
+    return scores;
+}
+
+void Scorer::score_rows(const std::vector<std::vector<int32_t>>& texts, size_t begin, size_t end,
+                        double temperature, std::vector<TokenScores>& scores) {
+    std::vector<int32_t> tokens, positions, doc_start, targets;
+    for (size_t t = begin; t < end; t++) {
+        const int32_t start = int32_t(tokens.size());
+        for (size_t i = 0; i < texts[t].size(); i++) {
+            tokens.push_back(texts[t][i]);
+            positions.push_back(int32_t(i));
+            doc_start.push_back(start);
+            targets.push_back(i + 1 < texts[t].size() ? texts[t][i + 1] : kIgnoredTarget);
+        }
+    }
+    const int64_t N = int64_t(tokens.size());
+    if (N == 0) return;
+    require(N <= rows_, "Scorer: %ld rows, room for %ld", long(N), long(rows_));
+    auto index = [&](std::vector<int32_t>& values, const char* name) {
+        return make_view(values.data(), Dtype::i32, name, N);
+    };
+    pass_.forward(
+        {index(tokens, "tokens"), index(positions, "positions"), index(doc_start, "doc_start")},
+        false);
+    const Buffer stats(ctx_.dtype(), "stats", N, kLossStats);
+    LossShape shape{};
+    shape.V = model_.config.vocab;
+    shape.k = 1;
+    shape.temperature = temperature;
+    pass_.loss_forward(stats.view(), index(targets, "targets"), shape);
+    int64_t n = 0;
+    for (size_t t = begin; t < end; t++)
+        for (size_t i = 0; i < texts[t].size(); i++, n++) {
+            if (i + 1 == texts[t].size()) continue;
+            scores[t].logp.push_back(-read_value(stats.view(), n * kLossStats + kStatCe));
+            scores[t].entropy.push_back(read_value(stats.view(), n * kLossStats + kStatEntropy));
+        }
+}

@@ -1,0 +1,272 @@
+// What the kernels move, counted exactly (device/simt/trace.h) and kept in traffic.txt beside this
+// file. A test counts again and fails on any difference: a change of the kernels is a change of the
+// table, in the same commit. It also holds every kernel to 0 races under all schedules.
+#include "llmc/core/file.h"
+#include "llmc/core/rng.h"
+#include "llmc/device/simt/trace.h"
+#include "llmc/ops/adamw.h"
+#include "llmc/ops/embed.h"
+#include "llmc/ops/loss.h"
+#include "llmc/ops/norm.h"
+#include "llmc/ops/rope.h"
+#include "llmc/ops/swiglu.h"
+#include "test/catch.h"
+#include "test/op_case.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+namespace {
+
+using simt::runtime::Trace;
+using simt::runtime::Watched;
+
+// Memory at a multiple of 256 bytes, as cudaMalloc gives it, known to a trace by name.
+class Watcher {
+  public:
+    explicit Watcher(Trace& trace) : trace_(trace) {}
+    View make(const char* name, Dtype dtype, int64_t n0, int64_t n1) {
+        View view = make_view(nullptr, dtype, name, n0, n1);
+        const size_t bytes = (view.bytes() + 255) / 256 * 256;
+        memory_.emplace_back(std::aligned_alloc(256, bytes));
+        view.data = memory_.back().get();
+        std::memset(view.data, 0, bytes);
+        trace_.watch(name, view.data, view.bytes());
+        return view;
+    }
+
+  private:
+    Trace& trace_;
+    struct Free {
+        void operator()(void* memory) const { std::free(memory); }
+    };
+    std::vector<std::unique_ptr<void, Free>> memory_;
+};
+
+struct LossCase {
+    const char* path_name;
+    int arch, path, V, N, k;
+    Dtype dtype;
+};
+
+// One launch; fills the trace. Rows beyond the first: ignored, ascending (every list overflows),
+// constant.
+void run_loss(const LossCase& c, Trace& trace, uint32_t seed, bool eager) {
+    Watcher memory(trace);
+    View logits = memory.make("logits", c.dtype, c.N, c.V);
+    const View stats = memory.make("stats", Dtype::f32, c.N, kLossStats);
+    View targets = memory.make("targets", Dtype::i32, c.N, 1);
+    View scale = memory.make("scale", Dtype::f32, c.N, 1);
+    targets = make_view(targets.data, Dtype::i32, "targets", c.N);
+    scale = make_view(scale.data, Dtype::f32, "scale", c.N);
+    Rng rng(11, uint64_t(c.V));
+    for (int64_t i = 0; i < logits.size(); i++) {
+        const float z = float(2.5 * rng.normal());
+        if (c.dtype == Dtype::bf16) static_cast<uint16_t*>(logits.data)[i] = float_to_bf16(z);
+        else static_cast<float*>(logits.data)[i] = z;
+    }
+    for (int n = 0; n < c.N; n++) {
+        targets.as<int32_t>()[n] = n == 1 ? kIgnoredTarget : int32_t(rng.below(c.V));
+        scale.as<float>()[n] = 1;
+        for (int v = 0; v < c.V && n >= 2 && c.dtype == Dtype::f32; v++)
+            logits.as<float>()[n * c.V + v] = n == 2 ? 0.01f * float(v) : 0.5f;
+    }
+    Ctx ctx(Backend::simt, 1);
+    ctx.simt.arch = c.arch;
+    ctx.simt.path = c.path;
+    ctx.simt.seed = seed;
+    ctx.simt.eager_copies = eager;
+    ctx.simt.trace = &trace;
+    const LossShape shape{c.V, c.k, -0.25, 0.1, -0.1, RewardForm::factor, 1, 0.2, 0.28};
+    loss_forward_backward(ctx, logits, stats, targets, scale, View{}, shape);
+}
+
+std::string row_of(const LossCase& c) {
+    Trace trace;
+    run_loss(c, trace, 0, false);
+    const Watched& logits = trace.watched("logits");
+    const double count = double(c.N) * c.V;
+    const auto per_logit = [&](int64_t sectors) { return double(sectors) * 32 / count; };
+    const auto& shared = trace.shared();
+    return format(
+        "loss %-8s %-5s %7d %5d | %6.4f %6.4f %6.4f | %6.4f | %8ld %8ld %6.3f | %7ld | %ld\n",
+        c.path_name, dtype_name(c.dtype), c.V, c.k, per_logit(logits.load.sectors),
+        per_logit(logits.store.sectors), per_logit(logits.load.sectors + logits.store.sectors),
+        per_logit(logits.sectors_read + logits.sectors_written), long(shared.wavefronts / c.N),
+        long(shared.ideal / c.N), double(shared.wavefronts) / double(shared.ideal),
+        long(trace.remote_bytes() / c.N), long(trace.races()));
+}
+
+const LossCase kCases[] = {
+    {"sweep", 80, -1, 50304, 1, 100, Dtype::bf16},
+    {"sweep", 80, -1, 50304, 1, 0, Dtype::bf16},
+    {"sweep", 80, -1, 128256, 1, 100, Dtype::bf16},
+    {"sweep", 80, -1, 151936, 1, 100, Dtype::bf16},
+    {"sweep", 80, -1, 50304, 1, 100, Dtype::f32},
+    {"cluster", 90, -1, 50304, 1, 100, Dtype::bf16},
+    {"cluster", 90, -1, 50304, 1, 0, Dtype::bf16},
+    {"cluster", 90, -1, 50304, 1, 1000, Dtype::bf16},
+    {"cluster", 90, -1, 128256, 1, 100, Dtype::bf16},
+    {"cluster", 90, -1, 151936, 1, 100, Dtype::bf16},
+    {"cluster", 90, -1, 50304, 1, 100, Dtype::f32},
+};
+
+// A call of another op: what it must move, and the call.
+struct OpRow {
+    const char *name, *shape;
+    double floor_bytes;
+    std::function<void(Ctx&, Watcher&)> run;
+};
+
+View vector_view(Watcher& memory, const char* name, Dtype dtype, int64_t n) {
+    const View rows = memory.make(name, dtype, n, 1);
+    return make_view(rows.data, dtype, name, n);
+}
+
+// Shapes of the 4B model: C = 2560, 32 + 8 heads of width 128, F = 9728. bf16.
+std::vector<OpRow> op_rows() {
+    const Dtype x = Dtype::bf16, f = Dtype::f32;
+    const int64_t N = 128, C = 2560, F = 9728, H = 32, HKV = 8, D = 128, V = 300;
+    const double NC = double(N * C), NQ = double(N * (H + HKV) * D), NF = double(N * F);
+    const double angles = double(N * (D + H + HKV) * 4); // and rstd
+    auto norm = [=](bool backward) {
+        return [=](Ctx& ctx, Watcher& m) {
+            const View a = m.make("inp", x, N, C), b = m.make("delta", x, N, C);
+            const View out = m.make("out", x, N, C), sum = m.make("residual", x, N, C);
+            const View rstd = vector_view(m, "rstd", f, N), w = vector_view(m, "weight", x, C);
+            if (!backward) rmsnorm_forward(ctx, out, sum, rstd, a, b, w, 1e-6);
+            else rmsnorm_backward(ctx, out, vector_view(m, "dweight", f, C), a, b, rstd, w);
+        };
+    };
+    auto rope = [=](bool backward) {
+        return [=](Ctx& ctx, Watcher& m) {
+            const View qkv = m.make("qkv", x, N, (H + 2 * HKV) * D);
+            const View dqkv = m.make("dqkv", x, N, (H + 2 * HKV) * D);
+            const View qk = m.make("qk", x, N, (H + HKV) * D), rstd = m.make("rstd", f, N, H + HKV);
+            const View qw = vector_view(m, "qw", x, D), kw = vector_view(m, "kw", x, D);
+            const View dqw = vector_view(m, "dqw", f, D), dkw = vector_view(m, "dkw", f, D);
+            const View table = m.make("table", f, N, D);
+            View at = vector_view(m, "positions", Dtype::i32, N);
+            for (int n = 0; n < N; n++) at.as<int32_t>()[n] = n;
+            const int h = int(H), hkv = int(HKV);
+            if (!backward) qknorm_rope_forward(ctx, qk, rstd, qkv, qw, kw, table, at, h, hkv, 1e-6);
+            else
+                qknorm_rope_backward(ctx, dqkv, dqw, dkw, qk, rstd, qkv, qw, kw, table, at, h, hkv);
+        };
+    };
+    auto swiglu = [=](bool backward) {
+        return [=](Ctx& ctx, Watcher& m) {
+            const View gu = m.make("gate_up", x, N, 2 * F), out = m.make("out", x, N, F);
+            if (!backward) swiglu_forward(ctx, out, gu);
+            else swiglu_backward(ctx, m.make("dgate_up", x, N, 2 * F), out, gu);
+        };
+    };
+    auto embed = [=](bool backward) {
+        return [=](Ctx& ctx, Watcher& m) {
+            View tokens = vector_view(m, "tokens", Dtype::i32, N);
+            for (int n = 0; n < N; n++) tokens.as<int32_t>()[n] = n * 7 % 32;
+            const View out = m.make("out", x, N, C);
+            if (!backward) embed_forward(ctx, out, tokens, m.make("weight", x, V, C));
+            else embed_backward(ctx, m.make("dweight", f, V, C), out, tokens);
+        };
+    };
+    const int64_t n = N * C;
+    auto adamw = [=](Ctx& ctx, Watcher& m) {
+        const View param = vector_view(m, "param", f, n), grad = vector_view(m, "grad", f, n);
+        const View m1 = vector_view(m, "m", f, n), m2 = vector_view(m, "v", f, n);
+        adamw_update(ctx, param, m1, m2, grad, {1e-3, 0.9, 0.95, 1e-8, 0.1, 0.7, 3});
+    };
+    auto square_sum = [=](Ctx& ctx, Watcher& m) {
+        square_sum_forward(ctx, vector_view(m, "out", Dtype::f64, 1), vector_view(m, "grad", f, n));
+    };
+    return {{"rmsnorm forward", "N=128 C=2560", 8 * NC, norm(false)},
+            {"rmsnorm backward", "N=128 C=2560", 8 * NC + double(8 * C), norm(true)},
+            {"rope forward", "N=128 H=32+8 D=128", 4 * NQ + angles, rope(false)},
+            {"rope backward", "N=128 H=32+8 D=128", 6 * NQ + angles, rope(true)},
+            {"swiglu forward", "N=128 F=9728", 6 * NF, swiglu(false)},
+            {"swiglu backward", "N=128 F=9728", 10 * NF, swiglu(true)},
+            {"embed forward", "N=128 C=2560", 4 * NC, embed(false)},
+            {"embed backward", "N=128 C=2560", 2 * NC + double(32 * C * 8), embed(true)},
+            {"adamw, fp32", "n=327680", 28 * NC, adamw},
+            {"square sum, fp32", "n=327680", 4 * NC, square_sum}};
+}
+
+std::string row_of(const OpRow& op) {
+    Trace trace;
+    Watcher memory(trace);
+    Ctx ctx(Backend::simt, 1);
+    ctx.simt.trace = &trace;
+    {
+        ScratchFrame frame(ctx.scratch);
+        trace.watch("scratch", ctx.scratch.alloc(1 << 19), 1 << 19);
+    }
+    op.run(ctx, memory);
+    double moved = 0, distinct = 0;
+    for (const Watched& w : trace.watched()) {
+        moved += 32.0 * double(w.load.sectors + w.store.sectors);
+        distinct += 32.0 * double(w.sectors_read + w.sectors_written);
+    }
+    const auto& shared = trace.shared();
+    return format("%-16s %-18s | %9.0f %9.0f %6.3f %6.3f | %8ld %8ld | %ld\n", op.name, op.shape,
+                  moved, op.floor_bytes, moved / op.floor_bytes, distinct / op.floor_bytes,
+                  long(shared.wavefronts), long(shared.ideal), long(trace.races()));
+}
+
+const char kOpHeader[] =
+    "#\n"
+    "# Bytes moved in 32-byte sectors, weights and partial sums included; floor: the op's rows, "
+    "each\n"
+    "# once. Shared memory: wavefronts, ideal.\n"
+    "# op             shape              |     moved     floor  ratio |    waves    ideal | "
+    "races\n";
+
+const char kHeader[] =
+    "# Counted by test/traced/traffic.cpp, per row of logits, all features of the loss on. Bytes "
+    "per\n"
+    "# logit in 32-byte sectors: loaded, stored, both; least = distinct sectors. Shared memory:\n"
+    "# wavefronts, ideal (no bank conflicts), their ratio. Remote: bytes from other blocks' "
+    "memory.\n"
+    "# op path  dtype         V     k |   load  store   both |  least |    waves    ideal  ratio | "
+    " remote | races\n";
+
+} // namespace
+
+TEST_CASE("traffic: the table is what the kernels move", "[traced]") {
+    std::string table = kHeader;
+    for (const LossCase& c : kCases) table += row_of(c);
+    table += kOpHeader;
+    for (const OpRow& op : op_rows()) table += row_of(op);
+    const std::string committed = read_file("test/traced/traffic.txt");
+    if (table != committed) write_file_atomic("build/traffic.txt", table);
+    INFO("counted (also in build/traffic.txt):\n" << table);
+    CHECK(table == committed);
+}
+
+TEST_CASE("races: no kernel has one on any op case, under any schedule", "[traced]") {
+    for (const OpCase& op : all_op_cases())
+        for (int path : op.kernel_paths)
+            for (uint32_t seed = 0; seed < 4 && !op.perf; seed++) {
+                const bool narrow = seed % 2 == 1 && op.bf16_tolerance > 0;
+                Trace trace;
+                Ctx ctx(Backend::simt, 1);
+                ctx.simt.path = path;
+                ctx.simt.seed = seed;
+                ctx.simt.eager_copies = seed >= 2;
+                ctx.simt.trace = &trace;
+                CHECK(check_races(op, ctx, narrow ? Dtype::bf16 : Dtype::f32) == "");
+            }
+}
+
+TEST_CASE("races: the loss has none where lists overflow or rows are constant", "[traced]") {
+    for (int path : {0, 1, 8})
+        for (const auto& [V, k] :
+             {std::pair(1, 1), {257, 20}, {3001, 100}, {3001, 2000}, {9000, 100}})
+            for (uint32_t seed = 0; seed < 4; seed++) {
+                const Dtype dtype = seed < 2 ? Dtype::f32 : Dtype::bf16;
+                Trace trace;
+                run_loss({"", 90, path, V, 4, k, dtype}, trace, seed, seed % 2 == 1);
+                CAPTURE(path, V, k, seed, trace.first_race());
+                CHECK(trace.races() == 0);
+            }
+}
