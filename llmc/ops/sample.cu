@@ -30,7 +30,7 @@ struct Shared {
     Selection<unsigned> by_count;
     Selection<Mass> by_mass;
     Key top[kWarps];
-    Mass whole; // of all tokens; of thread 0
+    Mass whole;          // of all tokens; of thread 0
     Mass sum[2][kWarps]; // in turn, so that one barrier a sum is enough
 };
 
