@@ -14,12 +14,14 @@ part() {
     name=$1
     shift
     echo "== $name"
+    begin=$(date +%s)
     if "$@"; then
         passed=$((passed + 1))
     else
         echo "FAILED: $name"
         failed=$((failed + 1))
     fi
+    echo "   $(($(date +%s) - begin)) s"
 }
 
 # counted NAME COMMAND...: adds the counts of the command's last "N passed, M failed" line.
@@ -27,6 +29,7 @@ counted() {
     name=$1
     shift
     echo "== $name"
+    begin=$(date +%s)
     log=$(mktemp)
     "$@" >"$log" 2>&1
     status=$?
@@ -43,6 +46,7 @@ counted() {
         if [ "$bad" -eq 0 ] && [ $status -ne 0 ]; then failed=$((failed + 1)); fi
         echo "$line"
     fi
+    echo "   $(($(date +%s) - begin)) s"
     rm -f "$log"
 }
 
