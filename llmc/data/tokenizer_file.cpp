@@ -255,14 +255,15 @@ SplitStep read_split(const Node& node) {
     }
     const Node pattern = node.at("pattern");
     const bool literal = !pattern.at("String").absent();
+    const Node source = pattern.at(literal ? "String" : "Regex");
     std::string expression;
-    if (!literal) expression = pattern.at("Regex").text();
+    if (!literal) expression = source.text();
     else
-        for (char c : pattern.at("String").text())
+        for (char c : source.text())
             expression += std::isalnum(static_cast<unsigned char>(c)) || (c & 0x80)
                               ? std::string(1, c)
                               : std::string("\\") + c;
-    step.pattern.push_back(compile(expression, pattern.at(literal ? "String" : "Regex")));
+    step.pattern.push_back(compile(expression, source));
     return step;
 }
 
