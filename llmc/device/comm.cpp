@@ -116,10 +116,13 @@ Comm::Comm(Role role) : role_(role) {
     const bool linked = role == Role::serve || rank_ == 0;
     MPI_Comm_split(MPI_COMM_WORLD, linked ? 0 : MPI_UNDEFINED,
                    role == Role::serve ? 1 + world_rank : 0, &groups_->link);
-    MPI_Comm local;
-    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, world_rank, MPI_INFO_NULL, &local);
-    MPI_Comm_size(local, &local_size_);
-    MPI_Comm_free(&local);
+    for (auto [ranks, count] :
+         {std::pair(groups_->own, &local_size_), {MPI_COMM_WORLD, &machine_ranks_}}) {
+        MPI_Comm local;
+        MPI_Comm_split_type(ranks, MPI_COMM_TYPE_SHARED, world_rank, MPI_INFO_NULL, &local);
+        MPI_Comm_size(local, count);
+        MPI_Comm_free(&local);
+    }
 }
 
 Comm::~Comm() {

@@ -23,7 +23,8 @@ class Comm {
 
     int rank() const { return rank_; }
     int size() const { return size_; }
-    int local_size() const { return local_size_; } // ranks on this machine
+    int local_size() const { return local_size_; }       // ranks on this machine
+    int machine_ranks() const { return machine_ranks_; } // of either role
     bool root() const { return rank_ == 0; }
 
     // values (n) i32 or f64: replaced by their sum over ranks, the same bits on every rank.
@@ -70,7 +71,7 @@ class Comm {
     void end_job(int code);
 
     const Role role_;
-    int rank_ = 0, size_ = 1, local_size_ = 1, workers_ = 1, servers_ = 0;
+    int rank_ = 0, size_ = 1, local_size_ = 1, machine_ranks_ = 1, workers_ = 1, servers_ = 0;
     struct Groups; // of MPI
     std::unique_ptr<Groups> groups_;
     std::string buffer_; // of reduce_scatter, kept between calls

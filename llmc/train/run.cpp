@@ -77,7 +77,7 @@ Run::Run(const Recipe& recipe, Comm& comm)
     ctx_ = std::make_unique<Ctx>(
         backend, threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()),
         choose_bf16(recipe.text("", "dtype"), backend));
-    plan_ = check_memory(*ctx_, shape, comm_.size(), comm_.local_size());
+    plan_ = check_memory(*ctx_, shape, comm_.size(), comm_.machine_ranks());
     folder_ = recipe_.text("", "runs") + "/" + run_name(recipe_);
     if (comm_.root()) {
         open_folder();
