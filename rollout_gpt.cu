@@ -8,6 +8,7 @@
 #include "llmc/rollout/evaluation.h"
 #include "llmc/rollout/grade_lines.h"
 #include "llmc/rollout/live_view.h"
+#include "llmc/rollout/serve.h"
 #include "llmc/train/checkpoint.h"
 
 #include <algorithm>
@@ -27,6 +28,8 @@ const char* kSynopsis =
     "                                                 texts of FILE.jsonl (\"text\")\n"
     "./rollout grade FILE.jsonl                       is each line's answer equal to its gold "
     "one?\n"
+    "mpirun -np A ./train ... : -np B ./rollout serve  samples for the RL of ./train, on ranks of "
+    "their own\n"
     "./rollout tokenize FILE.jsonl -tokenizer FILE     tokens of every text, or with -decode the "
     "text\n"
     "\n"
@@ -213,8 +216,9 @@ int generate(const Recipe& recipe, Comm& comm, const Words& sources) {
     listener.finished = [&](const Completion& c) {
         const Problem& problem = problem_of(c);
         if (to_file)
-            line_of[{c.request * ranks + rank, c.sample}] = json_line(answer_json(
-                problem, grade_completion(problem, loaded.tokenizer, {false, false}, c)));
+            line_of[{c.request * ranks + rank, c.sample}] = json_line(
+                answer_json(problem, grade_completion(problem, loaded.tokenizer, {false, false}, c),
+                            LineForm::tokens));
         else view.finished(c);
     };
     engine.listen(std::move(listener));
@@ -245,7 +249,7 @@ int evaluate(const Recipe& recipe, Comm& comm, const Words& sources) {
          {int(recipe.integer("", "decode_rows")), int(recipe.integer("", "page_size")), 0,
           int(recipe.integer("", "pages"))}});
     const std::string out = recipe.text("", "out");
-    SampleLog log(comm, out, evaluation.fingerprint(loaded.folder));
+    SampleLog log(comm, out, evaluation.fingerprint(loaded.folder), SampleLog::Others::refused);
     if (log.size() > 0 && comm.root())
         std::fprintf(stderr, "%zu samples are in %s already\n", log.size(), out.c_str());
     const auto start = std::chrono::steady_clock::now();
@@ -292,8 +296,9 @@ int score(const Recipe& recipe, Comm& comm, const Words& files) {
     double ce = 0;
     std::string lines;
     for (size_t t = 0; t < texts.size(); t++) {
-        double sum = 0;
+        double sum = 0, entropy = 0;
         for (double logp : scores[t].logp) sum += logp;
+        for (double h : scores[t].entropy) entropy += h;
         count += scores[t].logp.size();
         ce -= sum;
         if (files.empty())
@@ -303,14 +308,34 @@ int score(const Recipe& recipe, Comm& comm, const Words& files) {
                                     {"entropy", scores[t].entropy[i]}});
         else
             lines += json_line({{"id", ids[t]},
-                                {"tokens", texts[t]},
-                                {"logp", scores[t].logp},
-                                {"entropy", scores[t].entropy},
-                                {"sum", sum}});
+                                {"tokens", texts[t].size()},
+                                {"logp", sum},
+                                {"entropy", entropy},
+                                {"ids", texts[t]},
+                                {"token_logp", scores[t].logp},
+                                {"token_entropy", scores[t].entropy}});
     }
     write_lines(recipe, lines);
     if (recipe.text("", "out").empty()) std::printf("%s", lines.c_str());
     std::printf("tokens %zu, cross-entropy %.6f nats per token\n", count, ce / double(count));
+    return 0;
+}
+
+// Rollouts of a ./train of the same job.
+int serve_command(const Recipe& recipe, Comm& comm) {
+    if (comm.workers() == 0)
+        usage_error("serve: there is no ./train in this job",
+                    "mpirun -np 1 ./train ... : -np 1 ./rollout serve");
+    for (const auto& [key, value] : recipe.flags())
+        if (key != "device" && key != "threads" && key != "decode_rows" && key != "page_size" &&
+            key != "pages")
+            usage_error("serve: -" + key + " is not its to say",
+                        "model and sampling are ./train's; serve has -device, -threads, "
+                        "-decode_rows, -page_size and -pages");
+    serve(comm, {choose_backend(recipe.text("", "device")),
+                 threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()),
+                 int(recipe.integer("", "decode_rows")), int(recipe.integer("", "page_size")),
+                 int(recipe.integer("", "pages"))});
     return 0;
 }
 
@@ -365,6 +390,9 @@ int run_command(Comm& comm, const std::vector<std::string>& arguments) {
         if (comm.root()) std::printf("%s", recipe.usage().c_str());
         return 0;
     }
+    if (comm.role() == Role::serve) return serve_command(recipe, comm);
+    if (comm.servers() > 0)
+        usage_error("./rollout serve works for ./train only", "leave it out of this mpirun");
     struct Command {
         const char* name;
         int (*run)(const Recipe&, Comm&, const Words&);
@@ -386,13 +414,14 @@ int run_command(Comm& comm, const std::vector<std::string>& arguments) {
             return comm.root() || command.shared
                        ? command.run(recipe, comm, {words.begin() + 1, words.end()})
                        : 0;
-    usage_error(
-        words.empty() ? "no command" : "no command \"" + words[0] + "\"",
-        "one of generate, evaluate, score, grade, tokenize; ./rollout -h explains every key");
+    usage_error(words.empty() ? "no command" : "no command \"" + words[0] + "\"",
+                "one of generate, evaluate, score, serve, grade, tokenize; ./rollout -h explains "
+                "every key");
 }
 
 int rollout_main(int argc, char** argv) {
-    Comm comm;
+    // What a rank is must be known before its flags are read: all ranks find each other by it.
+    Comm comm(argc > 1 && argv[1] == std::string("serve") ? Role::serve : Role::work);
     return comm.run([&] { return run_command(comm, {argv + 1, argv + argc}); });
 }
 

@@ -26,7 +26,7 @@ static int train(Comm& comm, std::vector<std::string> arguments) {
 }
 
 static int train_main(int argc, char** argv) {
-    Comm comm;
+    Comm comm(Role::work);
     return comm.run([&] { return train(comm, {argv + 1, argv + argc}); });
 }
 

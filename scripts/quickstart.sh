@@ -9,8 +9,5 @@ sh scripts/setup.sh
 make -s train rollout
 ./train "$@"
 run=runs/latest # the link ./train sets
-# The packaged matplotlib belongs to the system's Python, which need not be the first in PATH.
-python=python3
-$python -c 'import matplotlib' 2>/dev/null || python=/usr/bin/python3
-$python scripts/report.py "$run" -o report.html
+python3 scripts/report.py "$run" -o report.html
 echo "report: report.html"

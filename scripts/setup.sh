@@ -1,15 +1,15 @@
 #!/bin/sh
 # Installs what the build needs and is missing. Debian 12, Ubuntu 24.04 and later; as root or with sudo.
-#   scripts/setup.sh        compiler, libraries, Python with matplotlib for the report
+#   scripts/setup.sh        compiler, libraries, Python for lint and the report
 set -eu
 
 if ! command -v apt-get >/dev/null 2>&1; then
     echo "setup: this is no Debian or Ubuntu. Install by hand: g++ >= 12, make, oneDNN, xxHash," >&2
-    echo "       PCRE2, utf8proc, nlohmann-json, Open MPI, Catch2, Python 3 with matplotlib." >&2
+    echo "       PCRE2, utf8proc, nlohmann-json, Open MPI, Catch2, Python 3." >&2
     exit 0
 fi
 
-packages="g++ make libdnnl-dev libxxhash-dev libpcre2-dev libutf8proc-dev nlohmann-json3-dev libopenmpi-dev openmpi-bin catch2 python3 python3-matplotlib"
+packages="g++ make libdnnl-dev libxxhash-dev libpcre2-dev libutf8proc-dev nlohmann-json3-dev libopenmpi-dev openmpi-bin catch2 python3"
 missing=""
 for package in $packages; do
     status=$(dpkg-query -W -f='${Status}' "$package" 2>/dev/null || true)

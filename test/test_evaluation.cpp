@@ -136,7 +136,7 @@ TEST_CASE("evaluate: what is interrupted ends in the same bytes, and nothing is 
     const std::string whole = folder.path + "/whole.jsonl", cut = folder.path + "/cut.jsonl";
     auto run = [&](const std::string& path, int samples) {
         Evaluation e = m.evaluation(comm, samples);
-        SampleLog log(comm, path, e.fingerprint("model"));
+        SampleLog log(comm, path, e.fingerprint("model"), SampleLog::Others::refused);
         e.run(log);
         const std::vector<SetResult> results = e.results(log.finish());
         return std::pair(e.counts(), results_json(results).dump());
@@ -177,8 +177,9 @@ TEST_CASE("evaluate: what is interrupted ends in the same bytes, and nothing is 
         CHECK(run(cut, 4).first.decoded == 0);
         CHECK(read_file(cut) == text);
         Evaluation e = m.evaluation(comm, 4);
-        CHECK_THROWS_WITH(SampleLog(comm, cut, e.fingerprint("another")),
-                          Contains("other settings"));
+        CHECK_THROWS_WITH(
+            SampleLog(comm, cut, e.fingerprint("another"), SampleLog::Others::refused),
+            Contains("other settings"));
     }
     SECTION("the lines say everything of a sample") {
         const Json line = Json::parse(lines[1]);
@@ -202,7 +203,7 @@ TEST_CASE("evaluate: a choice counts by its log-likelihood, as a whole and per b
     const Problem problem = problems_of("choices.jsonl")[0]; // ice, steam, sand
     Evaluation e(comm, m.ctx, m.model, m.tokenizer, {{"one", {problem}}},
                  {1, 1, {false, false}, {1, 1, 0, 4, {256}, 1, 0}, {4, 16, 0, 0}});
-    SampleLog log(comm, "", {});
+    SampleLog log(comm, "", {}, SampleLog::Others::refused);
     e.run(log);
     const Json line = log.finish().at({0, 0});
     std::vector<double> normed;

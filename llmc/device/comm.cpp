@@ -16,6 +16,7 @@ namespace {
 constexpr int64_t kAlignment = 16;     // elements a shard begins at a multiple of
 constexpr int64_t kExchange = 1 << 18; // elements of one shard moved at a time
 constexpr int64_t kMessage = 1 << 28;  // bytes of one message: MPI counts in int
+constexpr int64_t kPiece = 1 << 26;    // bytes of one piece of a broadcast to servers
 
 template <class T> void add_in_order(T* out, const T* parts, int64_t n, int ranks) {
     for (int64_t i = 0; i < n; i++) {
@@ -49,36 +50,120 @@ int64_t Comm::exchange_bytes(int64_t n, Dtype dtype, int size) {
 
 #ifdef PRIOR_MPI
 
-Comm::Comm() {
+namespace {
+
+enum Tag { kLength, kBytes };
+
+// Sleeps until done() is true: a moment at first, then longer.
+template <class Done> void sleep_until(const Done& done) {
+    for (unsigned us = 10; !done(); us = std::min(2 * us, 1000u)) ::usleep(us);
+}
+
+void send(MPI_Comm comm, int to, const std::string& bytes) {
+    const int64_t length = int64_t(bytes.size());
+    MPI_Send(&length, 1, MPI_INT64_T, to, kLength, comm);
+    for (int64_t at = 0; at < length; at += kMessage)
+        MPI_Send(bytes.data() + at, int(std::min(kMessage, length - at)), MPI_BYTE, to, kBytes,
+                 comm);
+}
+
+std::string receive(MPI_Comm comm, int from, int* sender) {
+    MPI_Status status;
+    sleep_until([&] {
+        int there = 0;
+        MPI_Iprobe(from, kLength, comm, &there, &status);
+        return there != 0;
+    });
+    *sender = status.MPI_SOURCE;
+    int64_t length;
+    MPI_Recv(&length, 1, MPI_INT64_T, *sender, kLength, comm, MPI_STATUS_IGNORE);
+    std::string bytes(size_t(length), 0);
+    for (int64_t at = 0; at < length; at += kMessage)
+        MPI_Recv(bytes.data() + at, int(std::min(kMessage, length - at)), MPI_BYTE, *sender, kBytes,
+                 comm, MPI_STATUS_IGNORE);
+    return bytes;
+}
+
+} // namespace
+
+struct Comm::Groups {
+    MPI_Comm own = MPI_COMM_NULL;  // the ranks of this role
+    MPI_Comm link = MPI_COMM_NULL; // the working root as 0, then the servers
+};
+
+Comm::Comm(Role role) : role_(role) {
     // A launcher leaves its mark; without one MPI is not started: its start costs a second.
     bool launched = false;
     for (const char* mark :
          {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "SLURM_STEP_NUM_TASKS"})
         launched |= std::getenv(mark) != nullptr;
+    workers_ = role == Role::work;
+    servers_ = role == Role::serve;
     if (!launched) return;
-    int provided;
+    int provided, world_rank, world_size;
     MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided);
-    joined_ = true;
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
-    MPI_Comm_size(MPI_COMM_WORLD, &size_);
-    MPI_Comm local;
-    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &local);
-    MPI_Comm_size(local, &local_size_);
-    MPI_Comm_free(&local);
+    groups_ = std::make_unique<Groups>();
+    MPI_Comm_rank(MPI_COMM_WORLD, &world_rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &world_size);
+    std::vector<int> roles(world_size);
+    const int own_role = int(role);
+    MPI_Allgather(&own_role, 1, MPI_INT, roles.data(), 1, MPI_INT, MPI_COMM_WORLD);
+    servers_ = int(std::count(roles.begin(), roles.end(), int(Role::serve)));
+    workers_ = world_size - servers_;
+    MPI_Comm_split(MPI_COMM_WORLD, own_role, world_rank, &groups_->own);
+    MPI_Comm_rank(groups_->own, &rank_);
+    MPI_Comm_size(groups_->own, &size_);
+    const bool linked = role == Role::serve || rank_ == 0;
+    MPI_Comm_split(MPI_COMM_WORLD, linked ? 0 : MPI_UNDEFINED,
+                   role == Role::serve ? 1 + world_rank : 0, &groups_->link);
+    for (auto [ranks, count] :
+         {std::pair(groups_->own, &local_size_), {MPI_COMM_WORLD, &machine_ranks_}}) {
+        MPI_Comm local;
+        MPI_Comm_split_type(ranks, MPI_COMM_TYPE_SHARED, world_rank, MPI_INFO_NULL, &local);
+        MPI_Comm_size(local, count);
+        MPI_Comm_free(&local);
+    }
 }
 
 Comm::~Comm() {
-    if (joined_) MPI_Finalize();
+    if (!groups_) return;
+    for (int s = 0; s < servers_ && role_ == Role::work && root(); s++) send_to_server(s, "");
+    MPI_Finalize();
+}
+
+void Comm::send_to_server(int server, const std::string& bytes) {
+    send(groups_->link, 1 + server, bytes);
+}
+
+std::string Comm::receive_from_any(int* server) {
+    int sender;
+    std::string bytes = receive(groups_->link, MPI_ANY_SOURCE, &sender);
+    *server = sender - 1;
+    return bytes;
+}
+
+void Comm::send_to_root(const std::string& bytes) { send(groups_->link, 0, bytes); }
+
+std::string Comm::receive_from_root() {
+    int sender;
+    return receive(groups_->link, 0, &sender);
+}
+
+void Comm::broadcast_to_servers(View data) {
+    char* bytes = static_cast<char*>(data.data);
+    const int64_t length = int64_t(data.bytes());
+    for (int64_t at = 0; at < length; at += kPiece)
+        MPI_Bcast(bytes + at, int(std::min(kPiece, length - at)), MPI_BYTE, 0, groups_->link);
 }
 
 void Comm::barrier() {
-    if (size_ > 1) MPI_Barrier(MPI_COMM_WORLD);
+    if (size_ > 1) MPI_Barrier(groups_->own);
 }
 
 double Comm::all_max(double value) {
     if (size_ == 1) return value;
     std::vector<double> values(size_);
-    MPI_Allgather(&value, 1, MPI_DOUBLE, values.data(), 1, MPI_DOUBLE, MPI_COMM_WORLD);
+    MPI_Allgather(&value, 1, MPI_DOUBLE, values.data(), 1, MPI_DOUBLE, groups_->own);
     for (double v : values) {
         if (std::isnan(v)) return v;
         value = std::max(value, v);
@@ -91,7 +176,7 @@ void Comm::all_sum(View values) {
     const size_t bytes = values.bytes();
     buffer_.resize(bytes * size_t(size_));
     MPI_Allgather(values.data, int(bytes), MPI_BYTE, buffer_.data(), int(bytes), MPI_BYTE,
-                  MPI_COMM_WORLD);
+                  groups_->own);
     add_parts(values, buffer_.data(), 0, values.size(), size_);
 }
 
@@ -123,7 +208,7 @@ void Comm::reduce_scatter(View flat) {
                         size_t(send_counts[r]));
         }
         MPI_Alltoallv(packed, send_counts.data(), send_at.data(), MPI_BYTE, parts,
-                      recv_counts.data(), recv_at.data(), MPI_BYTE, MPI_COMM_WORLD);
+                      recv_counts.data(), recv_at.data(), MPI_BYTE, groups_->own);
         if (mine > 0) add_parts(flat, parts, own.begin + done, mine, size_);
     }
 }
@@ -135,21 +220,30 @@ void Comm::all_gather(View flat) {
         char* data = static_cast<char*>(flat.data);
         for (int64_t at = range.begin * element; at < range.end * element; at += kMessage)
             MPI_Bcast(data + at, int(std::min(kMessage, range.end * element - at)), MPI_BYTE, r,
-                      MPI_COMM_WORLD);
+                      groups_->own);
     }
 }
 
 std::vector<std::string> Comm::gather(const std::string& bytes) {
     std::vector<std::string> all(size_);
+    if (size_ > 1 && servers_ > 0) { // the root may be waiting for them
+        MPI_Request request;
+        MPI_Ibarrier(groups_->own, &request);
+        sleep_until([&] {
+            int done = 0;
+            MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+            return done != 0;
+        });
+    }
     for (int r = 0; r < size_; r++) {
         if (r == rank_) all[r] = bytes;
         if (size_ == 1) break;
         int64_t length = int64_t(all[r].size());
-        MPI_Bcast(&length, 1, MPI_INT64_T, r, MPI_COMM_WORLD);
+        MPI_Bcast(&length, 1, MPI_INT64_T, r, groups_->own);
         all[r].resize(size_t(length));
         for (int64_t at = 0; at < length; at += kMessage)
             MPI_Bcast(all[r].data() + at, int(std::min(kMessage, length - at)), MPI_BYTE, r,
-                      MPI_COMM_WORLD);
+                      groups_->own);
     }
     return all;
 }
@@ -159,12 +253,14 @@ std::string Comm::broadcast(const std::string& bytes) {
 }
 
 void Comm::end_job(int code) {
-    if (size_ > 1) MPI_Abort(MPI_COMM_WORLD, code);
+    if (workers_ + servers_ > 1) MPI_Abort(MPI_COMM_WORLD, code);
 }
 
 #else
 
-Comm::Comm() {
+struct Comm::Groups {};
+
+Comm::Comm(Role role) : role_(role), workers_(role == Role::work), servers_(role == Role::serve) {
     for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"})
         if (const char* size = std::getenv(name); size && std::atoi(size) > 1)
             fatal("started by mpirun, but built without MPI",
@@ -179,6 +275,11 @@ void Comm::reduce_scatter(View) {}
 void Comm::all_gather(View) {}
 std::vector<std::string> Comm::gather(const std::string& bytes) { return {bytes}; }
 std::string Comm::broadcast(const std::string& bytes) { return bytes; }
+void Comm::send_to_server(int, const std::string&) {}
+std::string Comm::receive_from_any(int*) { return ""; }
+void Comm::send_to_root(const std::string&) {}
+std::string Comm::receive_from_root() { return ""; }
+void Comm::broadcast_to_servers(View) {}
 void Comm::end_job(int) {}
 
 #endif
@@ -188,8 +289,10 @@ int Comm::run(const std::function<int()>& body) {
         return body();
     } catch (...) {
         // mpirun's SIGTERM cuts sleep() short; its SIGKILL comes before the time is up.
-        for (unsigned left = root() ? 0 : 5; left > 0;) left = ::sleep(left);
-        const int code = report_exception(size_ > 1 ? format("rank %d: ", rank_) : "");
+        for (unsigned left = root() && role_ == Role::work ? 0 : 5; left > 0;) left = ::sleep(left);
+        const char* rank = role_ == Role::serve ? "rollout rank" : "rank";
+        const int code =
+            report_exception(workers_ + servers_ > 1 ? format("%s %d: ", rank, rank_) : "");
         end_job(code);
         return code;
     }

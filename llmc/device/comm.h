@@ -4,20 +4,27 @@
 #include "llmc/core/view.h"
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
+
+// What a rank does: ./train and the commands of ./rollout work, ./rollout serve serves them.
+enum class Role { work, serve };
 
 class Comm {
   public:
     // Joins the job where the process was started by mpirun or srun, else is a job of one rank.
-    // One Comm per process; made before any thread.
-    Comm();
-    ~Comm();
+    // One Comm per process; made before any thread. Ranks and what they exchange are those of one
+    // role, but for what is said under "servers".
+    explicit Comm(Role role);
+    Comm() : Comm(Role::work) {}
+    ~Comm(); // a working root tells the servers that the job is over
     Comm(const Comm&) = delete;
 
     int rank() const { return rank_; }
     int size() const { return size_; }
-    int local_size() const { return local_size_; } // ranks on this machine
+    int local_size() const { return local_size_; }       // ranks on this machine
+    int machine_ranks() const { return machine_ranks_; } // of either role
     bool root() const { return rank_ == 0; }
 
     // values (n) i32 or f64: replaced by their sum over ranks, the same bits on every rank.
@@ -43,6 +50,18 @@ class Comm {
     std::vector<std::string> gather(const std::string& bytes);
     std::string broadcast(const std::string& bytes);
 
+    // Servers: between the working root and those that serve, numbered from 0. Who waits sleeps,
+    // so that the roles can take turns on the same cores.
+    Role role() const { return role_; }
+    int workers() const { return workers_; } // ranks of each role, known to all
+    int servers() const { return servers_; }
+    void send_to_server(int server, const std::string& bytes);
+    std::string receive_from_any(int* server); // the root: the next message of any
+    void send_to_root(const std::string& bytes);
+    std::string receive_from_root(); // "" = the job is over
+    // `data` of the root to every server, in pieces; all of them call it.
+    void broadcast_to_servers(View data);
+
     // Runs `body` and returns its exit code. An error in it ends every rank of the job, with one
     // message: ranks other than the root wait a moment first, and where all fail alike the root's
     // message was the last thing they did.
@@ -51,7 +70,9 @@ class Comm {
   private:
     void end_job(int code);
 
-    int rank_ = 0, size_ = 1, local_size_ = 1;
-    bool joined_ = false;
+    const Role role_;
+    int rank_ = 0, size_ = 1, local_size_ = 1, machine_ranks_ = 1, workers_ = 1, servers_ = 0;
+    struct Groups; // of MPI
+    std::unique_ptr<Groups> groups_;
     std::string buffer_; // of reduce_scatter, kept between calls
 };

@@ -6,57 +6,12 @@
 #include "llmc/rollout/grader.h"
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <map>
 #include <set>
-
-namespace {
-
-// Answers as bytes, for the exchange between ranks. Floats are exact in MessagePack's doubles.
-std::string pack_answers(const std::vector<Answer>& answers) {
-    Json all = Json::array();
-    for (const Answer& a : answers) {
-        const Completion& c = a.completion;
-        all.push_back({c.request, c.sample, c.tokens, c.logp, c.plain_logp, c.entropy,
-                       int(c.finish), a.text, a.extracted.has_value(), a.extracted.value_or(""),
-                       a.right, a.reason, a.grade_s});
-    }
-    std::string bytes;
-    Json::to_msgpack(all, bytes);
-    return bytes;
-}
-
-void unpack_answers(const std::string& bytes, std::vector<Answer>& answers) {
-    for (const Json& row : Json::from_msgpack(bytes)) {
-        Answer a;
-        a.completion = {row[0].get<size_t>(),
-                        row[1].get<int>(),
-                        row[2].get<std::vector<int32_t>>(),
-                        row[3].get<std::vector<float>>(),
-                        row[4].get<std::vector<float>>(),
-                        row[5].get<std::vector<float>>(),
-                        Finish(row[6].get<int>())};
-        a.text = row[7].get<std::string>();
-        if (row[8].get<bool>()) a.extracted = row[9].get<std::string>();
-        a.right = row[10].get<bool>();
-        a.reason = row[11].get<std::string>();
-        a.grade_s = row[12].get<double>();
-        answers.push_back(std::move(a));
-    }
-}
-
-// Every rank's answers on every rank, in the order of one rank.
-std::vector<Answer> exchange_answers(Comm& comm, const std::vector<Answer>& own) {
-    std::vector<Answer> all;
-    for (const std::string& bytes : comm.gather(pack_answers(own))) unpack_answers(bytes, all);
-    std::stable_sort(all.begin(), all.end(), [](const Answer& x, const Answer& y) {
-        return x.completion.request < y.completion.request; // samples are in order already
-    });
-    return all;
-}
-
-} // namespace
 
 std::string plain_words(const std::string& text) {
     std::string words, word;
@@ -80,7 +35,8 @@ Answer grade_completion(const Problem& problem, const Tokenizer& tokenizer, cons
     a.text = tokenizer.decode(completion.tokens, Specials::skip);
     a.completion = std::move(completion);
     a.right = false;
-    a.grade_s = 0;
+    a.entropy = 0;
+    for (float h : a.completion.entropy) a.entropy += double(h);
     std::vector<std::string> golds = problem.accepted;
     golds.insert(golds.begin(), problem.answer);
     if (grading.exact) {
@@ -101,68 +57,169 @@ Answer grade_completion(const Problem& problem, const Tokenizer& tokenizer, cons
     return a;
 }
 
-std::vector<Answer> answer_problems(Comm& comm, Engine& engine, const Tokenizer& tokenizer,
-                                    std::vector<Problem>& problems, int samples, uint64_t first_id,
-                                    const SampleSettings& settings,
-                                    const Replacement& replacement) {
-    const size_t ranks = size_t(comm.size()), rank = size_t(comm.rank());
-    require(ranks == 1 || !replacement, "answer_problems: replacements on %zu ranks", ranks);
-    auto request = [&](size_t i) {
-        return Request{first_id + i, tokenizer.encode_start(problems[i].prompt),
-                       first_samples(samples)};
-    };
-    std::vector<Request> requests;
-    for (size_t i = rank; i < problems.size(); i += ranks) requests.push_back(request(i));
-    std::map<std::pair<size_t, int>, Answer> answers; // by problem and sample
-    auto grade = [&](Completion completion) {
-        const size_t i = completion.request = completion.request * ranks + rank;
-        const int sample = completion.sample;
-        const auto start = std::chrono::steady_clock::now();
-        Answer& answer = answers[{i, sample}];
-        answer = grade_completion(problems[i], tokenizer, {false, false}, std::move(completion));
-        answer.grade_s =
-            std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    };
-    auto replace = [&](size_t i) {
-        std::vector<Answer> group;
-        for (int g = 0; g < samples; g++) group.push_back(answers.at({i, g}));
-        Problem more;
-        if (!replacement(group.data(), &more)) return std::vector<Request>();
-        problems.push_back(std::move(more));
-        return std::vector<Request>{request(problems.size() - 1)};
-    };
-    EngineListener listener;
-    listener.finished = grade;
-    if (replacement) listener.request_finished = replace;
-    engine.listen(std::move(listener));
-    engine.generate(requests, settings);
-    engine.listen({});
-    std::vector<Answer> own;
-    for (auto& [place, answer] : answers) own.push_back(std::move(answer));
-    if (ranks > 1) own = exchange_answers(comm, own);
-    return own;
+// The shortest decimal that reads back as this float.
+static double short_value(float value) {
+    char text[32];
+    *std::to_chars(text, text + sizeof text - 1, value).ptr = 0;
+    return std::strtod(text, nullptr);
 }
 
-Json answer_json(const Problem& problem, const Answer& a) {
-    Json line = {{"id", problem.id},
-                 {"sample", a.completion.sample},
-                 {"prompt", problem.prompt},
-                 {"response", a.text},
-                 {"finish", finish_name(a.completion.finish)},
-                 {"logp", a.completion.logp}};
-    if (problem.answer.empty()) return line;
-    line["answer"] = problem.answer;
-    line["extracted"] = a.extracted ? Json(*a.extracted) : Json(nullptr);
-    line["right"] = a.right;
-    line["reason"] = a.reason;
+Json answer_json(const Problem& problem, const Answer& a, LineForm form) {
+    const Completion& c = a.completion;
+    double logp = 0;
+    for (float x : c.logp) logp += double(x);
+    Json line = {
+        {"id", problem.id}, {"sample", c.sample}, {"prompt", problem.prompt}, {"response", a.text}};
+    if (!problem.answer.empty())
+        line.update({{"answer", problem.answer},
+                     {"extracted", a.extracted ? Json(*a.extracted) : Json(nullptr)},
+                     {"right", a.right},
+                     {"reason", a.reason}});
+    line.update({{"finish", finish_name(c.finish)},
+                 {"tokens", c.tokens.size()},
+                 {"logp", logp},
+                 {"entropy", a.entropy}});
+    if (form == LineForm::short_form) return line;
+    line["ids"] = c.tokens;
+    Json& values = line["token_logp"] = Json::array();
+    for (float x : c.logp) values.push_back(short_value(x));
     return line;
 }
 
+Answer answer_of_line(const Json& line, const Tokenizer& tokenizer) {
+    Answer a;
+    a.completion = {0,
+                    line.at("sample").get<int>(),
+                    line.at("ids").get<std::vector<int32_t>>(),
+                    line.at("token_logp").get<std::vector<float>>(),
+                    {},
+                    {},
+                    line.at("finish") == finish_name(Finish::stop) ? Finish::stop : Finish::length};
+    a.text = tokenizer.decode(a.completion.tokens, Specials::skip);
+    if (line.contains("extracted") && !line["extracted"].is_null())
+        a.extracted = line["extracted"].get<std::string>();
+    a.right = line.value("right", false);
+    a.reason = line.value("reason", "");
+    a.entropy = line.at("entropy").get<double>();
+    return a;
+}
+
+namespace {
+
+// One call of answer_problems() on one rank.
+class Answering {
+  public:
+    Answering(const Tokenizer& tokenizer, std::vector<Problem>& problems, int samples,
+              int64_t first_id, const Refill& refill, SampleLog& log)
+        : tokenizer_(tokenizer), problems_(problems), samples_(samples), first_id_(first_id),
+          refill_(refill), log_(log) {}
+
+    // Draws what is missing of every `step`-th problem from `begin` on.
+    void draw(SampleSource& source, const SampleSettings& settings, size_t begin, size_t step) {
+        std::vector<Request> requests;
+        const size_t count = problems_.size();
+        for (size_t i = begin; i < count; i += step) ask(i, requests);
+        EngineListener listener;
+        listener.finished = [&](Completion c) { keep(std::move(c)); };
+        if (refill_.wanted)
+            listener.request_finished = [&](size_t request) {
+                std::vector<Request> more;
+                if (refill(problem_of_[request])) ask(problems_.size() - 1, more);
+                return more;
+            };
+        source.generate(requests, settings, listener);
+    }
+
+    std::vector<Answer> group(size_t i) const {
+        std::vector<Answer> answers;
+        for (int sample = 0; sample < samples_; sample++) {
+            answers.push_back(answer_of_line(log_.line(place(i, sample)), tokenizer_));
+            answers.back().completion.request = i;
+        }
+        return answers;
+    }
+    double grade_s() const { return grade_s_; }
+
+  private:
+    SampleLog::Place place(size_t i, int sample) const { return {first_id_ + int64_t(i), sample}; }
+
+    bool known(size_t i, int sample) const {
+        if (!log_.has(place(i, sample))) return false;
+        const Json asked = Json::parse(json_line(problems_[i].prompt));
+        if (log_.line(place(i, sample)).at("prompt") != asked)
+            fatal(log_.path() + " has answers to other problems",
+                  "the problems were changed during the run; remove that file");
+        return true;
+    }
+
+    // A request for what is missing of problem i; where nothing is, of the one that replaces it.
+    void ask(size_t i, std::vector<Request>& requests) {
+        for (;; i = problems_.size() - 1) {
+            Request request{
+                uint64_t(first_id_) + i, tokenizer_.encode_start(problems_[i].prompt), {}};
+            for (int sample = 0; sample < samples_; sample++)
+                if (!known(i, sample)) request.samples.push_back(sample);
+            if (!request.samples.empty()) {
+                requests.push_back(std::move(request));
+                problem_of_.push_back(i);
+                return;
+            }
+            if (!refill(i)) return;
+        }
+    }
+
+    bool refill(size_t i) {
+        if (!refill_.wanted || !refill_.wanted(group(i).data())) return false;
+        problems_.push_back(refill_.next());
+        return true;
+    }
+
+    void keep(Completion completion) {
+        const auto start = std::chrono::steady_clock::now();
+        const size_t i = problem_of_[completion.request];
+        Json line = {{"problem", first_id_ + int64_t(i)}};
+        line.update(answer_json(
+            problems_[i],
+            grade_completion(problems_[i], tokenizer_, {false, false}, std::move(completion)),
+            LineForm::tokens));
+        grade_s_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        log_.append(line);
+    }
+
+    const Tokenizer& tokenizer_;
+    std::vector<Problem>& problems_;
+    const int samples_;
+    const int64_t first_id_;
+    const Refill& refill_;
+    SampleLog& log_;
+    std::vector<size_t> problem_of_; // of the requests
+    double grade_s_ = 0;
+};
+
+} // namespace
+
+Answered answer_problems(Comm& comm, SampleSource& source, const Tokenizer& tokenizer,
+                         std::vector<Problem>& problems, int samples, int64_t first_id,
+                         const SampleSettings& settings, const Refill& refill, SampleLog& log) {
+    const size_t sharers = size_t(source.sharers()), rank = size_t(comm.rank());
+    require(sharers == 1 || !refill.wanted, "answer_problems: refill on %zu ranks", sharers);
+    Answering answering(tokenizer, problems, samples, first_id, refill, log);
+    answering.draw(source, settings, rank < sharers ? rank : problems.size(), sharers);
+    if (refill.wanted && comm.size() > 1) { // the root has asked for more
+        const size_t count = std::stoul(comm.broadcast(std::to_string(problems.size())));
+        while (problems.size() < count) problems.push_back(refill.next());
+    }
+    log.share();
+    Answered all;
+    all.grade_s = answering.grade_s();
+    for (size_t i = 0; i < problems.size(); i++)
+        for (Answer& answer : answering.group(i)) all.answers.push_back(std::move(answer));
+    return all;
+}
+
 Outcome outcome_of(const Answer& a) {
-    double entropy = 0;
-    for (float h : a.completion.entropy) entropy += double(h);
     return {a.extracted, a.right, a.completion.finish == Finish::stop,
-            int64_t(a.completion.tokens.size()), entropy};
+            int64_t(a.completion.tokens.size()), a.entropy};
 }
 
 Estimate estimate(const std::vector<double>& per_problem) {

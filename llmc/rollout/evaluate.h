@@ -3,8 +3,8 @@
 #include "llmc/core/json.h"
 #include "llmc/data/problems.h"
 #include "llmc/data/tokenizer.h"
-#include "llmc/device/comm.h"
-#include "llmc/rollout/engine.h"
+#include "llmc/rollout/sample_log.h"
+#include "llmc/rollout/source.h"
 
 #include <optional>
 
@@ -20,7 +20,7 @@ struct Answer {
     std::optional<std::string> extracted;
     bool right;
     std::string reason; // of the verdict, a few words
-    double grade_s;     // what extracting and grading took
+    double entropy;     // sum over the tokens, nats
 };
 Answer grade_completion(const Problem& problem, const Tokenizer& tokenizer, const Grading& grading,
                         Completion completion);
@@ -28,18 +28,33 @@ Answer grade_completion(const Problem& problem, const Tokenizer& tokenizer, cons
 // Text as words: lower case, no punctuation, no articles, single blanks.
 std::string plain_words(const std::string& text);
 
-// `samples` graded answers per problem, in the order of problems, then samples. Prompt id = index
-// in `problems` + first_id: what the random numbers are keyed by. The ranks share the problems, and
-// each gets all answers. `replacement`, on one rank only, is asked for a problem more, to be
-// appended to `problems`, whenever all answers to one are there; it returns false for none.
-using Replacement = std::function<bool(const Answer* group, Problem* more)>;
-std::vector<Answer> answer_problems(Comm& comm, Engine& engine, const Tokenizer& tokenizer,
-                                    std::vector<Problem>& problems, int samples, uint64_t first_id,
-                                    const SampleSettings& settings, const Replacement& replacement);
+// One answer as every samples file has it: id, sample, prompt, response, finish, tokens (a count),
+// logp and entropy (sums over them) and, where the problem has an answer, answer, extracted, right
+// and reason. With `tokens` also ids and token_logp, one for each.
+enum class LineForm { short_form, tokens };
+Json answer_json(const Problem& problem, const Answer& answer, LineForm form);
+// An answer from its line with tokens. Of its completion `plain_logp` and `entropy` are empty.
+Answer answer_of_line(const Json& line, const Tokenizer& tokenizer);
 
-// One answer as every samples file has it: id, sample, prompt, response, finish, logp of its tokens
-// and, where the problem has an answer, answer, extracted, right and reason.
-Json answer_json(const Problem& problem, const Answer& answer);
+// Dynamic sampling: `wanted` is asked about every problem all answers of which are there; where it
+// says yes, `next` gives a problem to be answered too. Empty functions: none.
+struct Refill {
+    std::function<bool(const Answer* group)> wanted;
+    std::function<Problem()> next;
+};
+
+struct Answered {
+    std::vector<Answer> answers; // in the order of problems, then samples
+    double grade_s = 0;          // what extracting and grading took, on this rank
+};
+
+// `samples` graded answers per problem. Prompt id = problem of the log = index in `problems` +
+// first_id: what the random numbers are keyed by. Answers in the log are not drawn again, others
+// are appended to it. The source's sharers share the problems, and every rank gets all answers.
+// Refill needs a source with one sharer; its problems are appended to `problems`.
+Answered answer_problems(Comm& comm, SampleSource& source, const Tokenizer& tokenizer,
+                         std::vector<Problem>& problems, int samples, int64_t first_id,
+                         const SampleSettings& settings, const Refill& refill, SampleLog& log);
 
 // What of an answer the estimates need.
 struct Outcome {

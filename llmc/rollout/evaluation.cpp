@@ -12,23 +12,9 @@ namespace {
 uint64_t text_hash(const std::string& text) { return hash64(text.data(), text.size()); }
 
 Json answer_line(const std::string& set, int64_t index, const Problem& problem, const Answer& a) {
-    const Completion& c = a.completion;
-    double logp = 0;
-    for (float x : c.logp) logp += double(x);
-    return {{"set", set},
-            {"problem", index},
-            {"id", problem.id},
-            {"sample", c.sample},
-            {"prompt", problem.prompt},
-            {"response", a.text},
-            {"answer", problem.answer},
-            {"extracted", a.extracted ? Json(*a.extracted) : Json(nullptr)},
-            {"right", a.right},
-            {"reason", a.reason},
-            {"finish", finish_name(c.finish)},
-            {"tokens", c.tokens.size()},
-            {"logp", logp},
-            {"entropy", outcome_of(a).entropy}};
+    Json line = {{"set", set}, {"problem", index}};
+    line.update(answer_json(problem, a, LineForm::short_form));
+    return line;
 }
 
 Outcome outcome_of_line(const Json& line) {

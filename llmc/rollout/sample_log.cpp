@@ -9,6 +9,7 @@
 #include <cstring>
 #include <fcntl.h>
 #include <unistd.h>
+#include <utility>
 
 namespace {
 
@@ -31,15 +32,19 @@ size_t whole_lines(const std::string& text) { return text.rfind('\n') + 1; }
 
 } // namespace
 
-SampleLog::SampleLog(Comm& comm, const std::string& path, const Json& settings)
+SampleLog::SampleLog(Comm& comm, const std::string& path, const Json& settings, Others others)
     : comm_(comm), path_(path), header_(json_line({{"settings", settings}})) {
     if (path_.empty()) return;
     const size_t slash = path.rfind('/');
     if (slash != std::string::npos && comm.root()) make_directories(path.substr(0, slash));
     comm.barrier();
-    if (path_exists(path_)) read(path_);
-    for (const std::string& part : part_files(path_)) read(part);
+    std::vector<std::string> files = part_files(path_);
+    if (path_exists(path_)) files.push_back(path_);
+    std::erase_if(files, [&](const std::string& file) { return read(file, others); });
     comm.barrier(); // nobody writes while another reads
+    if (comm.root())
+        for (const std::string& file : files) remove_all(file);
+    comm.barrier();
     const std::string own = format("%s.part%d", path_.c_str(), comm.rank());
     fd_ = ::open(own.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     const size_t whole = fd_ < 0 ? 0 : whole_lines(read_file(own));
@@ -52,7 +57,7 @@ SampleLog::~SampleLog() {
     if (fd_ >= 0) ::close(fd_);
 }
 
-void SampleLog::read(const std::string& path) {
+bool SampleLog::read(const std::string& path, Others others) {
     std::string text = read_file(path);
     text.resize(whole_lines(text));
     int number = 0;
@@ -60,20 +65,23 @@ void SampleLog::read(const std::string& path) {
         number++;
         if (line.empty()) continue;
         if (number == 1) {
-            if (line + "\n" != header_)
+            if (line + "\n" == header_) continue;
+            if (others == Others::refused)
                 fatal(path + " has samples of other settings: there " + line + ", now " + header_,
                       "remove the file, or write to another with -out");
-            continue;
+            return false;
         }
         const Json json = json_parse(line, format("%s:%d", path.c_str(), number));
         lines_.emplace(place_of(json), json);
     }
+    return true;
 }
 
 void SampleLog::append(const Json& line) {
     const std::string text = json_line(line);
     // What counts is what a resumed run reads back: bytes that are not UTF-8 are replaced in both.
     lines_.emplace(place_of(line), Json::parse(text));
+    if (comm_.size() > 1) unshared_ += text;
     for (size_t done = 0; fd_ >= 0 && done < text.size();) {
         const ssize_t n = ::write(fd_, text.data() + done, text.size() - done);
         if (n < 0 && errno != EINTR)
@@ -83,17 +91,18 @@ void SampleLog::append(const Json& line) {
     }
 }
 
+void SampleLog::share() {
+    if (comm_.size() == 1) return;
+    for (const std::string& lines : comm_.gather(std::exchange(unshared_, "")))
+        for (const std::string& line : split_text(lines, '\n'))
+            if (!line.empty()) {
+                const Json json = Json::parse(line);
+                lines_.emplace(place_of(json), json);
+            }
+}
+
 const std::map<SampleLog::Place, Json>& SampleLog::finish() {
-    if (comm_.size() > 1) {
-        std::string own;
-        for (const auto& [place, line] : lines_) own += json_line(line);
-        for (const std::string& lines : comm_.gather(own))
-            for (const std::string& line : split_text(lines, '\n'))
-                if (!line.empty()) {
-                    const Json json = Json::parse(line);
-                    lines_.emplace(place_of(json), json);
-                }
-    }
+    share();
     if (path_.empty() || !comm_.root()) return lines_;
     std::string text = header_;
     for (const auto& [place, line] : lines_) text += json_line(line);

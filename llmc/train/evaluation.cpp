@@ -40,6 +40,11 @@ void Run::validate(Json& line) {
         sums.sum[kStatCe] / std::log(2.0) / double(std::max<int64_t>(sums.bytes, 1));
 }
 
+static void write_estimate(Json& line, const std::string& key, const Estimate& value) {
+    line[key] = value.mean;
+    if (std::isfinite(value.error)) line[key + "_error"] = value.error; // not of one problem
+}
+
 void Run::evaluate_stage(const std::string& name) {
     log_->end_progress();
     Json line = {{"kind", "eval"}, {"stage", name}, {"global_step", position_.global_step}};
@@ -54,7 +59,7 @@ void Run::evaluate_stage(const std::string& name) {
         const ProblemSet set(source, Split::validation, recipe_.real("", "val_fraction"), 0);
         std::vector<Problem> problems = set.first(recipe_.integer("", "eval_count"));
         const int samples = int(recipe_.integer("", "eval_samples"));
-        Engine engine(*ctx_, *model_, engine_settings(recipe_));
+        const std::unique_ptr<SampleSource> source = make_source();
         // A key of its own: the numbers are those of no training step.
         const SampleSettings settings{recipe_.real("", "eval_temperature"),
                                       recipe_.real("", "eval_top_p"),
@@ -63,16 +68,21 @@ void Run::evaluate_stage(const std::string& name) {
                                       {tokenizer_.end_of_text()},
                                       uint64_t(recipe_.integer("", "seed")),
                                       ~uint64_t(0)};
+        SampleLog log(comm_, folder_ + "/samples/after_" + name + ".jsonl",
+                      sampling_fingerprint(*model_, settings), SampleLog::Others::removed);
+        if (log.size() > 0) log_->say(format("%zu samples were drawn before", log.size()));
         const std::vector<Answer> answers =
-            answer_problems(comm_, engine, tokenizer_, problems, samples, 0, settings, {});
+            answer_problems(comm_, *source, tokenizer_, problems, samples, 0, settings, {}, log)
+                .answers;
+        log.finish();
         std::vector<Outcome> outcomes;
         for (const Answer& a : answers) outcomes.push_back(outcome_of(a));
         const EvalResult r = summarize_outcomes(problems, outcomes, samples, 0);
         line["problems"] = r.problems;
         line["samples"] = r.samples;
-        line["avg"] = r.avg.mean;
-        line["cons"] = r.cons.mean;
-        for (const auto& [k, value] : r.pass) line[format("pass_%d", k)] = value.mean;
+        write_estimate(line, "avg", r.avg);
+        write_estimate(line, "cons", r.cons);
+        for (const auto& [k, value] : r.pass) write_estimate(line, format("pass_%d", k), value);
         line["answered"] = r.answered;
         line["finished"] = r.finished;
         line["answer_length"] = r.mean_length;

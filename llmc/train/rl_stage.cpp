@@ -28,12 +28,13 @@ int64_t rl_pass_rows(const Recipe& recipe) {
 }
 
 RlStage::RlStage(const Recipe& recipe, Ctx& ctx, Comm& comm, const Model& model,
-                 const Tokenizer& tokenizer, const std::string& run)
+                 const Tokenizer& tokenizer, const std::string& run,
+                 std::unique_ptr<SampleSource> source)
     : Stage(recipe, comm, "rl", model.config), ctx_(ctx), comm_(comm), model_(model),
       tokenizer_(tokenizer), run_(run),
       problems_(recipe.text("rl", "data"), Split::train, recipe.real("", "val_fraction"),
                 uint64_t(recipe.integer("", "seed"))),
-      engine_(ctx, model, engine_settings(recipe)), groups_(int(recipe.integer("rl", "groups"))),
+      source_(std::move(source)), groups_(int(recipe.integer("rl", "groups"))),
       group_size_(int(recipe.integer("rl", "group_size"))),
       updates_(int(recipe.integer("rl", "updates"))),
       overlong_(overlong_rule(recipe.text("rl", "overlong"))), kl_(recipe.real("rl", "kl")) {
@@ -41,7 +42,16 @@ RlStage::RlStage(const Recipe& recipe, Ctx& ctx, Comm& comm, const Model& model,
     if (updates_ > groups_)
         usage_error(format("[rl] updates = %d exceeds groups = %d", updates_, groups_),
                     "every update needs a group");
-    if (comm.root()) make_directories(run + "/samples");
+}
+
+Json sampling_fingerprint(const Model& model, const SampleSettings& s) {
+    const View weights = model.weights.flat();
+    return {{"weights", hash_text(hash64(weights.data, weights.bytes()))},
+            {"step", s.step},
+            {"seed", s.seed},
+            {"temperature", s.temperature},
+            {"top_p", s.top_p},
+            {"max_new_tokens", s.max_new_tokens}};
 }
 
 Json RlStage::state() const {
@@ -52,15 +62,6 @@ Json RlStage::state() const {
 void RlStage::restore(const Json& state) {
     next_problem_ = state.at("next_problem").get<int64_t>();
     pending_.clear();
-}
-
-void RlStage::save_samples(int64_t step, const std::vector<Problem>& problems,
-                           const std::vector<Answer>& answers) {
-    for (const Answer& a : answers) {
-        Json line = answer_json(problems[a.completion.request], a);
-        line["step"] = step;
-        samples_ += json_line(line);
-    }
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -126,7 +127,7 @@ void RlStage::keep_group(const Problem& problem, const Answer* answers, Tally& t
         if (!truncated) tally.finished_tokens += length;
         tally.longest = std::max(tally.longest, length);
         tally.reward += rewards.back();
-        for (float h : a.completion.entropy) tally.entropy += double(h);
+        tally.entropy += a.entropy;
     }
     tally.right += right;
     tally.zero_groups += right == 0;
@@ -148,23 +149,22 @@ void RlStage::keep_group(const Problem& problem, const Answer* answers, Tally& t
     kept_.push_back(std::move(group));
 }
 
-// Answers to `problems`. With refill = group and one rank a problem whose group turns out uniform
+// Answers to `problems`. With refill = group and one sharer a problem whose group turns out uniform
 // is replaced at once by the next one, up to `limit` problems. Those are the problems that rounds
 // of exactly as many as are missing would take, as ranks that share the work do.
-std::vector<Answer> RlStage::sample_round(std::vector<Problem>& problems, int64_t limit,
-                                          const SampleSettings& settings) {
-    const uint64_t first = uint64_t(next_problem_ - int64_t(problems.size()));
-    Replacement replacement;
-    if (recipe_.text("rl", "refill") == "group" && comm_.size() == 1)
-        replacement = [&](const Answer* group, Problem* more) {
+Answered RlStage::sample_round(std::vector<Problem>& problems, int64_t limit,
+                               const SampleSettings& settings, SampleLog& log) {
+    const int64_t first = next_problem_ - int64_t(problems.size());
+    Refill refill;
+    if (recipe_.text("rl", "refill") == "group" && source_->sharers() == 1) {
+        refill.wanted = [&](const Answer* group) {
             const int right = count_right(group);
-            if ((right > 0 && right < group_size_) || int64_t(problems.size()) >= limit)
-                return false;
-            *more = problems_.problem(next_problem_++);
-            return true;
+            return (right == 0 || right == group_size_) && int64_t(problems.size()) < limit;
         };
-    return answer_problems(comm_, engine_, tokenizer_, problems, group_size_, first, settings,
-                           replacement);
+        refill.next = [&] { return problems_.problem(next_problem_++); };
+    }
+    return answer_problems(comm_, *source_, tokenizer_, problems, group_size_, first, settings,
+                           refill, log);
 }
 
 // Samples until `groups` groups have both right and wrong answers: dynamic sampling.
@@ -179,9 +179,14 @@ void RlStage::roll_out(int64_t step, StageBatch& batch) {
                                   {tokenizer_.end_of_text()},
                                   uint64_t(recipe_.integer("", "seed")),
                                   uint64_t(step)};
+    source_->weights_changed();
+    SampleLog log(comm_, format("%s/samples/step_%06ld.jsonl", run_.c_str(), long(step)),
+                  sampling_fingerprint(model_, settings), SampleLog::Others::removed);
+    if (log.size() > 0)
+        batch.note =
+            format("step %ld: %zu of its samples were drawn before", long(step) + 1, log.size());
     Tally tally;
     kept_.clear();
-    samples_.clear();
     int64_t round = 0, prompts = 0;
     while (int(kept_.size()) < groups_ &&
            (by_group ? prompts < rounds * groups_ : round < rounds)) {
@@ -191,23 +196,19 @@ void RlStage::roll_out(int64_t step, StageBatch& batch) {
         else if (round > 0) count += (missing + 1) / 2; // uniform groups recur
         std::vector<Problem> problems;
         for (int64_t i = 0; i < count; i++) problems.push_back(problems_.problem(next_problem_++));
-        const std::vector<Answer> answers = sample_round(problems, left, settings);
-        save_samples(step, problems, answers);
+        const Answered round_of = sample_round(problems, left, settings, log);
         for (size_t i = 0; i < problems.size(); i++)
-            keep_group(problems[i], &answers[i * size_t(group_size_)], tally);
-        for (const Answer& a : answers) batch.grade_s += a.grade_s;
+            keep_group(problems[i], &round_of.answers[i * size_t(group_size_)], tally);
+        batch.grade_s += round_of.grade_s;
         prompts += int64_t(problems.size());
         round++;
     }
-    if (comm_.root())
-        write_file_atomic(format("%s/samples/step_%06ld.jsonl", run_.c_str(), long(step)),
-                          samples_);
+    log.finish();
     tally.write(batch.metrics, int64_t(kept_.size()), prompts);
     batch.metrics["rounds"] = by_group ? (prompts + groups_ - 1) / groups_ : round;
     if (problems_.size() > 0)
         batch.metrics["epoch"] = double(next_problem_) / double(problems_.size());
     batch.sampled = tally.tokens;
-    batch.grade_s /= comm_.size();
     if (kept_.empty()) batch.warning = "no group had both right and wrong answers";
     else if (2 * tally.truncated > tally.sampled)
         batch.warning = "more than half of the answers reach max_new_tokens";

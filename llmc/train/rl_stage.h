@@ -8,9 +8,9 @@
 
 class RlStage : public Stage {
   public:
-    // The engine works on `model`'s own weights: nothing is copied.
     RlStage(const Recipe& recipe, Ctx& ctx, Comm& comm, const Model& model,
-            const Tokenizer& tokenizer, const std::string& run);
+            const Tokenizer& tokenizer, const std::string& run,
+            std::unique_ptr<SampleSource> source);
     // Kept groups of fresh rollouts, or the next part of them where updates > 1. No micro-batch at
     // all where no group in max_rounds had both right and wrong answers.
     void next_batch(int64_t step, StageBatch& batch) override;
@@ -27,16 +27,14 @@ class RlStage : public Stage {
     using Group = std::vector<Sequence>;
     struct Tally; // of a step's answers, rl_stage.cpp
     void roll_out(int64_t step, StageBatch& batch);
-    std::vector<Answer> sample_round(std::vector<Problem>& problems, int64_t limit,
-                                     const SampleSettings& settings);
+    Answered sample_round(std::vector<Problem>& problems, int64_t limit,
+                          const SampleSettings& settings, SampleLog& log);
     int count_right(const Answer* group) const; // as the overlong rule counts
     double reward(const Answer& answer) const;
     void keep_group(const Problem& problem, const Answer* answers, Tally& tally);
     void pack(const std::vector<Group>& groups, StageBatch& batch) const;
     void add_reference(int64_t step, StageBatch& batch);
     void make_reference(int64_t step);
-    void save_samples(int64_t step, const std::vector<Problem>& problems,
-                      const std::vector<Answer>& answers);
 
     Ctx& ctx_;
     Comm& comm_;
@@ -44,7 +42,7 @@ class RlStage : public Stage {
     const Tokenizer& tokenizer_;
     const std::string run_;
     ProblemSet problems_;
-    Engine engine_;
+    const std::unique_ptr<SampleSource> source_;
     const int groups_, group_size_, updates_;
     const Overlong overlong_;
     const double kl_;
@@ -54,7 +52,6 @@ class RlStage : public Stage {
     int64_t next_problem_ = 0, longest_answer_ = 0; // tokens, at this step
     std::vector<Group> kept_;
     std::vector<std::vector<Group>> pending_; // parts not yet given out, the last one first
-    std::string samples_;
 };
 
 // Longest sequence (prompt and answer) the RL stage and the evaluation may make.
@@ -62,3 +59,7 @@ int longest_sequence(const Recipe& recipe);
 // Rows of the RL stage's largest micro-batch.
 int64_t rl_pass_rows(const Recipe& recipe);
 EngineSettings engine_settings(const Recipe& recipe);
+
+// What samples of a run must have been drawn with to be used again: its weights bit for bit, and
+// the settings.
+Json sampling_fingerprint(const Model& model, const SampleSettings& settings);

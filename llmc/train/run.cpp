@@ -5,6 +5,7 @@
 #include "llmc/core/file.h"
 #include "llmc/device/gemm.h"
 #include "llmc/ops/moe.h"
+#include "llmc/rollout/serve.h"
 #include "llmc/train/keys.h"
 
 #include <algorithm>
@@ -69,13 +70,14 @@ std::string run_name(const Recipe& recipe) {
 Run::Run(const Recipe& recipe, Comm& comm)
     : recipe_(recipe), comm_(comm), tokenizer_(recipe_tokenizer(recipe)) {
     tokenizer_.end_of_text(); // documents will need it
-    const RunShape shape = run_shape(recipe, tokenizer_);
+    RunShape shape = run_shape(recipe, tokenizer_);
+    if (comm.servers() > 0) shape.samples = false; // their ranks have the engines
     stage_names_ = shape.stages;
     const Backend backend = choose_backend(recipe.text("", "device"));
     ctx_ = std::make_unique<Ctx>(
         backend, threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()),
         choose_bf16(recipe.text("", "dtype"), backend));
-    plan_ = check_memory(*ctx_, shape, comm_.size(), comm_.local_size());
+    plan_ = check_memory(*ctx_, shape, comm_.size(), comm_.machine_ranks());
     folder_ = recipe_.text("", "runs") + "/" + run_name(recipe_);
     if (comm_.root()) {
         open_folder();
@@ -158,6 +160,8 @@ void Run::describe() const {
     if (ctx_->bf16 && !gemm_takes_bf16(*ctx_))
         log_->say("warning: no bf16 products on this CPU with this library: they go through fp32, "
                   "slower than -dtype fp32");
+    if (comm_.servers() > 0)
+        log_->say(format("rollouts by %d ranks of their own", comm_.servers()));
     const int wanted = comm_.local_size() * ctx_->threads, cores = machine_cores();
     if (wanted > cores)
         log_->say(format("warning: %d ranks of %d threads on %d cores: they wait for each other",
@@ -180,9 +184,17 @@ void Run::describe() const {
                      double(plan_.total()) / (1 << 20)));
 }
 
+std::unique_ptr<SampleSource> Run::make_source() {
+    const EngineSettings settings = engine_settings(recipe_);
+    if (comm_.servers() > 0)
+        return std::make_unique<ServedEngines>(comm_, *ctx_, *model_, settings.longest);
+    return std::make_unique<OwnEngine>(*ctx_, comm_, *model_, settings);
+}
+
 std::unique_ptr<Stage> Run::make_stage(const std::string& name) {
     if (name == "rl")
-        return std::make_unique<RlStage>(recipe_, *ctx_, comm_, *model_, tokenizer_, folder_);
+        return std::make_unique<RlStage>(recipe_, *ctx_, comm_, *model_, tokenizer_, folder_,
+                                         make_source());
     return std::make_unique<TextStage>(recipe_, comm_, name, model_->config, tokenizer_);
 }
 
@@ -300,6 +312,7 @@ void Run::train_step(Stage& stage) {
     log_->progress(stage.name, position_.step, stage.steps, line,
                    {batch.rows + batch.sampled, flops / (gemm_peak_ * comm_.size()),
                     batch.generate_s, batch.grade_s});
+    if (!batch.note.empty()) log_->say(batch.note);
     if (!batch.warning.empty() && batch.warning != warned_) log_->say("warning: " + batch.warning);
     warned_ = batch.warning;
     if (bad_in_a_row_ >= stage.bad_steps)

@@ -30,6 +30,7 @@ class Run {
     void check_recipe();
     void start_or_resume();
     void describe() const;
+    std::unique_ptr<SampleSource> make_source();
     std::unique_ptr<Stage> make_stage(const std::string& name);
     bool run_stage(); // false: interrupted
     void train_step(Stage& stage);

@@ -13,7 +13,7 @@ struct StageBatch {
     int64_t rows = 0;              // trained on
     int64_t sampled = 0;           // tokens of rollouts
     double generate_s = 0, grade_s = 0;
-    std::string warning;           // "" = none
+    std::string warning, note;     // "" = none
     Json metrics = Json::object(); // the stage's own entries of the metrics line
 };
 
