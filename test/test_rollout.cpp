@@ -459,7 +459,7 @@ TEST_CASE("evaluate: estimates follow from the graded answers", "[rollout]") {
         if (*text) a.extracted = text;
         a.right = right;
         a.completion.tokens = {1, 2};
-        a.completion.entropy = {0.5f, 1.5f};
+        a.entropy = 2; // of both tokens
         a.completion.finish = finish;
         return a;
     };
