@@ -261,6 +261,7 @@ void RlStage::make_reference(int64_t step) {
     if (step > 0) return load_weights(*reference_, folder);
     const View weights = model_.weights.flat();
     std::memcpy(reference_->weights.flat().data, weights.data, weights.bytes());
+    reference_->weights_changed();
     if (!comm_.root()) return;
     remove_all(folder + ".tmp");
     make_directories(folder + ".tmp");
