@@ -87,7 +87,7 @@ for model in tiny tiny-moe tiny-moe-bf16; do
         check "$model: killed while $moment: the same weights" \
             cmp "$work/$model-rl/ckpt/step_00000096/model.safetensors" \
             "$work/$name/ckpt/step_00000096/model.safetensors"
-        check "$model: killed while $moment: the same samples" diff -r "$work/$model-rl/samples" "$work/$name/samples"
+        check "$model: killed while $moment: the same samples" diff -rq "$work/$model-rl/samples" "$work/$name/samples"
     done
     check "$model: its updates had groups to learn from, and a KL term" \
         grep -q '"kl":[0-9.e-]*,.*"kept_groups":[1-8]' "$work/$model-rl/metrics.jsonl"

@@ -19,7 +19,7 @@ same() { # MODEL OTHER WHAT
     check "$3: the same metrics" cmp "$work/$1/metrics.jsonl" "$work/$2/metrics.jsonl"
     check "$3: the same weights" cmp "$work/$1/ckpt/step_00000066/model.safetensors" \
         "$work/$2/ckpt/step_00000066/model.safetensors"
-    check "$3: the same samples" diff -r "$work/$1/samples" "$work/$2/samples"
+    check "$3: the same samples" diff -rq "$work/$1/samples" "$work/$2/samples"
 }
 drawn() { # the lines of the step's samples that are on disk before it is finished
     cat "$work/$1/samples/step_$2.jsonl".part* 2>/dev/null | wc -l
