@@ -74,11 +74,9 @@ expect 1 'config.json' "rollout without a checkpoint" ./rollout generate -model 
 
 run whole tiny
 expect 1 'made by another recipe' "the folder of another recipe" run_shown whole tiny -seed 4
-run twice tiny &
-shell=$!
-while [ "$(lines twice pretrain)" -lt 2 ] && kill -0 $shell 2>/dev/null; do sleep 0.02; done
+stopped twice pretrain.step:2
 expect 1 'another process is running' "a second run in one folder" run_shown twice tiny
-wait $shell
+continued twice
 check "which the first survives" cmp "$work/whole/metrics.jsonl" "$work/twice/metrics.jsonl"
 
 # A file-size limit stands for a full disk: metrics fit, checkpoints (1.9 MB) stop fitting.
@@ -93,11 +91,9 @@ check "a full disk: with space again the run ends as if nothing was" \
     cmp "$work/whole/metrics.jsonl" "$work/disk/metrics.jsonl"
 
 cp "$work/text.jsonl" "$work/kept.jsonl"
-run gone tiny &
-shell=$!
-while [ "$(lines gone pretrain)" -lt 5 ] && kill -0 $shell 2>/dev/null; do sleep 0.02; done
+stopped gone pretrain.step:5
 rm "$work/text.jsonl"
-wait $shell
+continued gone
 check "a data file removed mid-run: the next stage misses it" \
     grep -q "error: .*text.jsonl" "$work/gone.log"
 cp "$work/kept.jsonl" "$work/text.jsonl"

@@ -211,6 +211,17 @@ TEST_CASE("train: a KL term holds the policy near the weights the stage began wi
     CHECK(with.steps[71]["kl"].get<double>() > 0);
     CHECK(with.steps[71]["grad_norm"] != without.steps[71]["grad_norm"]);
     CHECK(with.steps[73]["kl"].get<double>() > 0);
+    ShortRun narrow({"-rl.kl", "1", "-dtype", "bf16", "-rl.steps", "1"});
+    CHECK(narrow.steps[70]["kl"].get<double>() == 0);
+}
+
+TEST_CASE("train: the KL term's reference is there when nothing was learnt before the first stop",
+          "[train]") {
+    const std::vector<std::string> flags = {"-rl.kl",         "0.1", "-rl.data",  "embedded:chains",
+                                            "-rl.max_rounds", "1",   "-rl.steps", "2"};
+    ShortRun run(flags); // no group is kept: the model knows no chains
+    CHECK(run.steps.back()["kept_groups"].get<int>() == 0);
+    CHECK(path_exists(run.runs + "/run/reference/model.safetensors"));
 }
 
 TEST_CASE("train: every RL step has every metric", "[train]") {

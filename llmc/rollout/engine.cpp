@@ -2,6 +2,7 @@
 #include "llmc/rollout/engine.h"
 
 #include "llmc/core/error.h"
+#include "llmc/core/fault.h"
 #include "llmc/core/rng.h"
 #include "llmc/ops/loss.h"
 #include "llmc/ops/sample.h"
@@ -470,6 +471,7 @@ class Generation {
             if (e_.listener_.token) e_.listener_.token(c);
         }
         e_.counts_.decoded += M;
+        fault_point("sampled");
     }
 
     bool stops(const Sequence& q) const {

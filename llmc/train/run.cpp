@@ -2,6 +2,7 @@
 #include "llmc/train/run.h"
 
 #include "llmc/core/error.h"
+#include "llmc/core/fault.h"
 #include "llmc/core/file.h"
 #include "llmc/device/gemm.h"
 #include "llmc/ops/moe.h"
@@ -265,6 +266,7 @@ void Run::train_step(Stage& stage) {
         pass_->loss_backward(views_.stats, views_.targets, views_.scale, views_.old_logp,
                              stage.loss);
         sums.add(micro, views_.stats, stage.loss, tokenizer_);
+        fault_point(stage.name + ".trained");
     }
     sums.all_sum(comm_);
     if (model_->config.moe()) comm_.all_sum(pass_->expert_counts());
@@ -308,6 +310,7 @@ void Run::train_step(Stage& stage) {
     }
     line.update(batch.metrics);
     log_->metrics(line);
+    fault_point(stage.name + ".step");
     const double flops = forward_flops(model_->config) * double(3 * batch.rows + batch.sampled);
     log_->progress(stage.name, position_.step, stage.steps, line,
                    {batch.rows + batch.sampled, flops / (gemm_peak_ * comm_.size()),
