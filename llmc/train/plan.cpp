@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <tuple>
 
 namespace {
 
@@ -44,10 +45,36 @@ std::vector<std::string> stage_names(const Recipe& recipe) {
     return names;
 }
 
+// A recipe of one's own that says what the model is must say what the checkpoint -from is.
+void check_same_model(const Recipe& recipe, const Tokenizer& tokenizer, const ModelConfig& is) {
+    bool said = !recipe.text("", "recipe").empty() && recipe.is_set("", "model");
+    for (const Key& key : train_keys().keys)
+        for (const auto& [name, value] : recipe.flags())
+            said |= name == key.name && std::string(key.group) == "model" && name != "init_std";
+    if (!said) return;
+    const ModelConfig says = recipe_model(recipe, tokenizer.vocab_size());
+    const std::tuple<const char*, int, int> fields[] = {
+        {"layers", says.layers, is.layers},
+        {"channels", says.channels, is.channels},
+        {"heads", says.heads, is.heads},
+        {"kv_heads", says.kv_heads, is.kv_heads},
+        {"head_dim", says.head_dim, is.head_dim},
+        {"experts", says.experts, is.experts},
+        {"ffn", says.moe() ? says.expert_ffn : says.ffn, is.moe() ? is.expert_ffn : is.ffn},
+        {"experts_per_token", says.experts_per_token, is.experts_per_token},
+        {"tied", says.tied, is.tied}};
+    for (const auto& [name, asked, found] : fields)
+        if (asked != found)
+            fatal(format("the recipe's model has %s = %d, the checkpoint %s has %d", name, asked,
+                         recipe.text("", "from").c_str(), found),
+                  "with -from leave the model's keys out: config.json of the checkpoint has them");
+}
+
 ModelConfig first_config(const Recipe& recipe, const Tokenizer& tokenizer) {
     const std::string from = recipe.text("", "from");
     if (from.empty()) return recipe_model(recipe, tokenizer.vocab_size());
     const ModelConfig config = read_config(from);
+    check_same_model(recipe, tokenizer, config);
     if (config.vocab < tokenizer.vocab_size())
         fatal(format("%s: vocabulary %d, the tokenizer has %d", from.c_str(), config.vocab,
                      tokenizer.vocab_size()),
