@@ -10,10 +10,10 @@
 #include <memory>
 
 Model::Model(Ctx& ctx, const ModelConfig& c)
-    : config(c), table(c), weights(c, table, ctx.dtype(), "weights") {
+    : config(c), table(c), weights(c, table, Layout::whole, ctx.dtype(), "weights") {
     fill_rope();
     if (ctx.storage() != Dtype::bf16) return;
-    copy_ = std::make_unique<ParamSet>(c, table, Dtype::bf16, "weights in bf16");
+    copy_ = std::make_unique<ParamSet>(c, table, Layout::whole, Dtype::bf16, "weights in bf16");
     copy_->share_routers(weights);
 }
 

@@ -90,7 +90,7 @@ Tokenizer recipe_tokenizer(const Recipe& recipe) {
     return folder_tokenizer(from);
 }
 
-RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer) {
+RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer, Comm& comm) {
     RunShape shape{stage_names(recipe),     first_config(recipe, tokenizer),           {},
                    engine_settings(recipe), !recipe.text("", "eval_problems").empty(), false};
     int64_t rows = 1;
@@ -109,23 +109,24 @@ RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer) {
     }
     shape.config.max_positions = std::max(shape.config.max_positions, shape.engine.longest);
     shape.pass = {padded_pass_rows(rows), recipe.integer("", "loss_rows"), true,
-                  recipe.text("", "recompute") == "yes"};
+                  recipe.text("", "recompute") == "yes",
+                  comm.size() > 1 && recipe.text("", "zero") == "2" ? &comm : nullptr};
     return shape;
 }
 
-MemoryPlan plan_memory(Ctx& ctx, const RunShape& shape, int ranks) {
+MemoryPlan plan_memory(Ctx& ctx, const RunShape& shape, Comm& comm) {
     Model model(ctx, shape.config);
     TrainPass pass(ctx, model, shape.pass);
     const int64_t element = int64_t(dtype_bytes(ctx.dtype())), trained = model.table.trained_size;
-    const Comm::Range own = Comm::shard(trained, 0, ranks);
+    const Comm::Range own = comm.shard(trained);
     MemoryPlan plan{};
     plan.weights = int64_t(model.bytes() + model.rope().bytes());
-    plan.gradients = int64_t(model.weights.flat().bytes());
+    plan.gradients = int64_t(pass.grads_bytes());
     plan.moments = 2 * (own.end - own.begin) * element;
     plan.logits = int64_t(pass.logits_bytes());
     plan.activations = int64_t(pass.bytes()) - plan.logits;
-    plan.exchange = Comm::exchange_bytes(trained, ctx.dtype(), ranks);
-    plan.sent_per_step = 2 * (trained - (own.end - own.begin)) * element;
+    plan.exchange = Comm::exchange_bytes(trained, ctx.dtype(), comm.size());
+    plan.gradients_sent = plan.weights_sent = (trained - (own.end - own.begin)) * element;
     if (shape.reference) {
         const PassSettings forward{shape.pass.rows, shape.pass.loss_rows, false, false};
         plan.weights += int64_t(model.bytes() + model.rope().bytes());
@@ -135,8 +136,9 @@ MemoryPlan plan_memory(Ctx& ctx, const RunShape& shape, int ranks) {
     return plan;
 }
 
-std::string plan_text(Ctx& ctx, const RunShape& shape, int ranks) {
-    const MemoryPlan p = plan_memory(ctx, shape, ranks);
+std::string plan_text(Ctx& ctx, const RunShape& shape, Comm& comm) {
+    const MemoryPlan p = plan_memory(ctx, shape, comm);
+    const int ranks = comm.size();
     std::string text = format("memory of a rank, %d rank%s\n", ranks, ranks == 1 ? "" : "s");
     auto add = [&](const char* name, int64_t bytes, const std::string& note) {
         text += format("  %-12s %12s  %s\n", name, size_text(bytes).c_str(), note.c_str());
@@ -144,7 +146,8 @@ std::string plan_text(Ctx& ctx, const RunShape& shape, int ranks) {
     add("parameters", p.weights,
         shape.reference ? "twice, for the KL term, and the rotation table"
                         : "and the rotation table");
-    add("gradients", p.gradients, "");
+    add("gradients", p.gradients,
+        shape.pass.shards ? "a rank's own, and those of a block, the embedding and the norms" : "");
     add("optimizer", p.moments, ranks > 1 ? "Adam's moments, sharded" : "Adam's moments");
     add("activations", p.activations,
         format("%ld rows a pass%s", long(shape.pass.rows),
@@ -157,19 +160,21 @@ std::string plan_text(Ctx& ctx, const RunShape& shape, int ranks) {
                       : "no problems, no RL");
     add("exchange", p.exchange, "buffers between ranks");
     add("total", p.total(), "");
-    text += format("traffic of a rank: %s sent per step\n", size_text(p.sent_per_step).c_str());
+    text += format("traffic of a rank: sends %s of gradients a %s, %s of weights a step\n",
+                   size_text(p.gradients_sent).c_str(), shape.pass.shards ? "micro-batch" : "step",
+                   size_text(p.weights_sent).c_str());
     return text;
 }
 
-MemoryPlan check_memory(Ctx& ctx, const RunShape& shape, int ranks, int local_ranks) {
-    const int64_t free = free_memory() / local_ranks;
-    const MemoryPlan plan = plan_memory(ctx, shape, ranks);
+MemoryPlan check_memory(Ctx& ctx, const RunShape& shape, Comm& comm) {
+    const int64_t free = free_memory() / comm.machine_ranks();
+    const MemoryPlan plan = plan_memory(ctx, shape, comm);
     if (plan.total() <= free) return plan;
     auto with = [&](bool recompute, int64_t rows) {
         RunShape other = shape;
         other.pass.recompute = recompute;
         other.pass.rows = std::min(other.pass.rows, padded_pass_rows(rows));
-        return plan_memory(ctx, other, ranks).total();
+        return plan_memory(ctx, other, comm).total();
     };
     const int64_t longest = shape.config.max_positions;
     std::string hint;

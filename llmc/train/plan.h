@@ -14,7 +14,7 @@ struct RunShape {
     bool samples;   // RL or problems to evaluate: there is an engine
     bool reference; // RL with a KL term: a second model, going forward only
 };
-RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer);
+RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer, Comm& comm);
 
 // -tokenizer, else that of the checkpoint -from names, else bytes.
 Tokenizer recipe_tokenizer(const Recipe& recipe);
@@ -23,16 +23,17 @@ Tokenizer recipe_tokenizer(const Recipe& recipe);
 // are smaller than the shape allows (RL's answers, above all).
 struct MemoryPlan {
     int64_t weights, gradients, moments, activations, logits, rollouts, exchange;
-    int64_t sent_per_step; // bytes a rank sends in the exchange of gradients and weights
+    int64_t gradients_sent; // bytes a rank sends: a step, or sharded every micro-batch
+    int64_t weights_sent;   // a step
     int64_t total() const {
         return weights + gradients + moments + activations + logits + rollouts + exchange;
     }
 };
-MemoryPlan plan_memory(Ctx& ctx, const RunShape& shape, int ranks);
+MemoryPlan plan_memory(Ctx& ctx, const RunShape& shape, Comm& comm);
 
 // The plan as a table, for -plan.
-std::string plan_text(Ctx& ctx, const RunShape& shape, int ranks);
+std::string plan_text(Ctx& ctx, const RunShape& shape, Comm& comm);
 
 // The plan; fatal() if the ranks of this machine do not fit into its free memory, with a hint at
 // what would.
-MemoryPlan check_memory(Ctx& ctx, const RunShape& shape, int ranks, int local_ranks);
+MemoryPlan check_memory(Ctx& ctx, const RunShape& shape, Comm& comm);

@@ -71,14 +71,14 @@ std::string run_name(const Recipe& recipe) {
 Run::Run(const Recipe& recipe, Comm& comm)
     : recipe_(recipe), comm_(comm), tokenizer_(recipe_tokenizer(recipe)) {
     tokenizer_.end_of_text(); // documents will need it
-    RunShape shape = run_shape(recipe, tokenizer_);
+    RunShape shape = run_shape(recipe, tokenizer_, comm_);
     if (comm.servers() > 0) shape.samples = false; // their ranks have the engines
     stage_names_ = shape.stages;
     const Backend backend = choose_backend(recipe.text("", "device"));
     ctx_ = std::make_unique<Ctx>(
         backend, threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()),
         choose_bf16(recipe.text("", "dtype"), backend));
-    plan_ = check_memory(*ctx_, shape, comm_.size(), comm_.machine_ranks());
+    plan_ = check_memory(*ctx_, shape, comm_);
     folder_ = recipe_.text("", "runs") + "/" + run_name(recipe_);
     if (comm_.root()) {
         open_folder();
@@ -268,6 +268,11 @@ void Run::train_step(Stage& stage) {
         sums.add(micro, views_.stats, stage.loss, tokenizer_);
         fault_point(stage.name + ".trained");
     }
+    if (pass_->sharded()) // the others may have more micro-batches
+        for (int64_t turns =
+                 int64_t(comm_.all_max(double(batch.micro.size()))) - int64_t(batch.micro.size());
+             turns > 0; turns--)
+            pass_->backward_of_nothing();
     sums.all_sum(comm_);
     if (model_->config.moe()) comm_.all_sum(pass_->expert_counts());
     position_.step++;
@@ -282,7 +287,7 @@ void Run::train_step(Stage& stage) {
     double norm = 0;
     const bool finite = std::isfinite(sums.sum[kStatCe]);
     if (batch.tokens > 0 && finite)
-        norm = optimizer_->update(*ctx_, *model_, pass_->grads(), settings);
+        norm = optimizer_->update(*ctx_, *model_, pass_->summed_grads(comm_), settings);
     sums.write(line);
     line["grad_norm"] = norm;
     if (!finite || !std::isfinite(norm)) {
