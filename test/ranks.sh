@@ -55,6 +55,29 @@ for model in tiny tiny-moe; do
     check "$model: it did resume" [ $? -eq 0 ]
 done
 
+# The job script of a cluster, with stand-ins for SLURM's commands: signalled before its time limit it saves and goes back
+# into the queue; a complete run does not.
+mkdir "$work/bin"
+printf '#!/bin/sh\nwhile [ "${1#--}" != "$1" ]; do shift; done\nexec mpirun -np 2 "$@"\n' >"$work/bin/srun"
+printf '#!/bin/sh\necho "$@" >>"%s/requeued"\n' "$work" >"$work/bin/scontrol"
+chmod +x "$work/bin/srun" "$work/bin/scontrol"
+job() {
+    SLURM_JOB_ID=7 PATH=$work/bin:$PATH bash scripts/slurm/train.sbatch -runs "$work" -name job -model tiny -threads 1 \
+        -stages pretrain -data "$work/text.jsonl" -val_data embedded:sentences -eval_problems= -val_rows 2 -batch 4 \
+        -context 32 -pretrain.steps "$@" >>"$work/job.log" 2>&1
+}
+job 1000000 &
+shell=$!
+while [ "$(lines job pretrain)" -lt 3 ] && kill -0 $shell 2>/dev/null; do sleep 0.02; done
+pkill -USR1 -f -- "train.sbatch -runs $work -name job"
+wait $shell
+check "a job signalled before its time limit exits with 0" [ $? -eq 0 ]
+check "it has saved" grep -q "stopped at pretrain step" "$work/job.log"
+check "and goes back into the queue" grep -q "requeue 7" "$work/requeued"
+rm -rf "$work/job" "$work/requeued"
+check "a job whose run completes exits with 0" job 3
+check "and leaves the queue" [ ! -e "$work/requeued" ]
+
 LAUNCH="mpirun -np 2" run bad tiny -data "$work/absent.jsonl"
 check "an error ends all ranks with a code" [ $? -ne 0 ]
 check "and with one message" [ "$(grep -c 'error: ' "$work/bad.log")" -eq 1 ]
