@@ -28,6 +28,8 @@ for model in tiny tiny-moe; do
         LAUNCH="mpirun -np $ranks" run "$model-$ranks" $model $steps
         check "$model: $ranks ranks have the losses of one" losses_agree "$model-1" "$model-$ranks"
     done
+    [ "$(nproc)" -ge 4 ] || check "$model: more threads than cores are said" \
+        grep -q "^warning: 4 ranks of 1 threads on" "$work/$model-4.log"
     # Gradients sharded too: with one micro-batch a rank the same sums in the same order, hence the same bits.
     LAUNCH="mpirun -np 2" run "$model-zero" $model $steps -zero 2
     check "$model: 2 ranks again, gradients sharded: the same metrics" \

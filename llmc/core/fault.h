@@ -1,7 +1,9 @@
 // Faults to order, for the tests of stopping and resuming: a process signals itself at a named
 // point of its work, so that no test depends on how fast the machine is.
 //
-//   PRIOR_FAULT=POINT:N:SIGNAL ./train ...   SIGNAL: KILL, TERM or STOP, the N-th time POINT is passed
+//   PRIOR_FAULT=POINT:N:SIGNAL ./train ...
+//
+// SIGNAL is KILL, TERM or STOP and comes the N-th time POINT is passed:
 //
 //   STAGE.step           a step of the stage is in metrics.jsonl
 //   STAGE.trained        a micro-batch went forward and backward

@@ -113,8 +113,8 @@ Span ParamTable::block_span(int l) const {
     return {first(l), head ? head->offset : decayed_size};
 }
 
-ParamSet::ParamSet(const ModelConfig& c, const ParamTable& table, Layout layout, Dtype dtype,
-                   const char* name)
+ParamSet::ParamSet(Arena& arena, Segment segment, const ModelConfig& c, const ParamTable& table,
+                   Layout layout, Dtype dtype, const char* name)
     : trained_size_(table.trained_size) {
     int64_t size = table.total_size;
     if (layout == Layout::whole) places_ = {{{0, size}, 0}};
@@ -129,7 +129,7 @@ ParamSet::ParamSet(const ModelConfig& c, const ParamTable& table, Layout layout,
         }
         size = norms_at + table.total_size - table.decayed_size;
     }
-    memory_ = Buffer(dtype, name, size);
+    memory_ = Buffer(arena, segment, dtype, name, size);
     auto at = [&](const std::string& param_name, std::vector<int64_t> shape) {
         const Param* p = table.find(param_name);
         require(p, "params: no tensor %s", param_name.c_str());

@@ -65,15 +65,14 @@ enum class Layout { whole, folded };
 // A set of values laid out by the table: the weights, or their gradients, or Adam's moments.
 class ParamSet {
   public:
-    ParamSet(const ModelConfig& config, const ParamTable& table, Layout layout, Dtype dtype,
-             const char* name);
+    ParamSet(Arena& arena, Segment segment, const ModelConfig& config, const ParamTable& table,
+             Layout layout, Dtype dtype, const char* name);
     View flat() const;                     // (total_size), whole only
     View trained() const;                  // (trained_size), whole only
     View span(const Span& span) const;     // one of the table's
     View tensor(const Param& param) const; // in its own shape
-    size_t bytes() const { return memory_.view().bytes(); }
-    View embed() const { return embed_; } // (Vp, C)
-    View head() const { return head_; }   // (Vp, C), the embedding when tied
+    View embed() const { return embed_; }  // (Vp, C)
+    View head() const { return head_; }    // (Vp, C), the embedding when tied
     View final_norm() const { return final_norm_; }
     const BlockParams& block(int layer) const { return blocks_[layer]; }
     void

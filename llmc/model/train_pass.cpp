@@ -10,7 +10,7 @@
 #include <cstring>
 
 TrainPass::TrainPass(Ctx& ctx, Model& model, const PassSettings& settings)
-    : ctx_(ctx), model_(model), settings_(settings) {
+    : ctx_(ctx), model_(model), settings_(settings), pool_(ctx.arena, Segment::activations) {
     const ModelConfig& c = model.config;
     const Dtype x = ctx.storage();
     const int64_t N = settings.rows;
@@ -28,16 +28,20 @@ TrainPass::TrainPass(Ctx& ctx, Model& model, const PassSettings& settings)
     final_stream_ = pool_.make(x, "final_stream", N, c.channels);
     hidden_ = pool_.make(x, "hidden", N, c.channels);
     hidden_rstd_ = pool_.make(ctx.dtype(), "hidden_rstd", N);
-    logits_ = pool_.make(x, "logits", std::min(settings.loss_rows, N), c.padded_vocab());
+    logits_memory_ = Buffer(ctx.arena, Segment::logits, x, "logits",
+                            std::min(settings.loss_rows, N), c.padded_vocab());
+    logits_ = logits_memory_.view();
     if (c.moe()) expert_counts_ = pool_.make(Dtype::i32, "expert_counts", c.layers, c.experts);
     if (!settings.backward) return;
     block_grads_ = make_block_grads(pool_, c, ctx, N);
     dhidden_ = pool_.make(x, "dhidden", N, c.channels);
-    grads_ = std::make_unique<ParamSet>(c, model.table, sharded() ? Layout::folded : Layout::whole,
-                                        ctx.dtype(), "gradients");
+    grads_ = std::make_unique<ParamSet>(ctx.arena, Segment::gradients, c, model.table,
+                                        sharded() ? Layout::folded : Layout::whole, ctx.dtype(),
+                                        "gradients");
     if (!sharded()) return;
     const Comm::Range own = settings.shards->shard(model.table.trained_size);
-    own_grads_ = Buffer(ctx.dtype(), "own gradients", own.end - own.begin);
+    own_grads_ =
+        Buffer(ctx.arena, Segment::gradients, ctx.dtype(), "own gradients", own.end - own.begin);
 }
 
 void TrainPass::zero_grads() {

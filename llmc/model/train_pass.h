@@ -50,13 +50,10 @@ class TrainPass {
     ParamSet& grads() { return *grads_; }
     // This rank's part, shard() of the trained weights, of the sum over ranks; spoils the rest.
     View summed_grads(Comm& comm);
-    size_t grads_bytes() const { return grads_->bytes() + own_grads_.view().bytes(); }
     View hidden() const { return hidden_.slice_rows(0, N_); } // (N, C) after the final norm
     View stream(int layer) const; // (N, C) entering block `layer`; layer L: not kept
     const BlockActs& acts(int layer) const { return layers_[layer]; }
     View expert_counts() const { return expert_counts_; } // (L, E) i32, empty if dense
-    size_t bytes() const { return pool_.bytes(); }
-    size_t logits_bytes() const { return logits_.bytes(); }
     int64_t rows() const { return settings_.rows; }
     bool sharded() const { return settings_.shards != nullptr; }
 
@@ -75,6 +72,7 @@ class TrainPass {
     View delta_, hidden_, hidden_rstd_, final_stream_, logits_, dhidden_, expert_counts_;
     std::unique_ptr<ParamSet> grads_;
     Buffer own_grads_; // sharded: (own)
+    Buffer logits_memory_;
     Batch batch_;
     int64_t N_ = 0;
 };

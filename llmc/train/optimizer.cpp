@@ -9,8 +9,9 @@
 
 Optimizer::Optimizer(Ctx& ctx, Comm& comm, const Model& model)
     : comm_(comm), own_(comm.shard(model.table.trained_size)),
-      m_(ctx.dtype(), "adam m", own_.end - own_.begin),
-      v_(ctx.dtype(), "adam v", own_.end - own_.begin), decayed_size_(model.table.decayed_size) {}
+      m_(ctx.arena, Segment::optimizer, ctx.dtype(), "adam m", own_.end - own_.begin),
+      v_(ctx.arena, Segment::optimizer, ctx.dtype(), "adam v", own_.end - own_.begin),
+      decayed_size_(model.table.decayed_size) {}
 
 void Optimizer::reset() {
     step_ = 0;

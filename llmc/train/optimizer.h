@@ -1,6 +1,6 @@
 // The optimizer step: global norm, clipping, AdamW over the flat weights.
 //
-// The moments, and with them the sums of the gradients, are sharded over the ranks (ZeRO-1, arXiv 1910.02054): each rank keeps and updates
+// The moments are sharded over the ranks (ZeRO-1, arXiv 1910.02054): each rank keeps and updates
 // those of its own part of the flat weights, then the parts are exchanged.
 #pragma once
 #include "llmc/device/comm.h"
@@ -15,8 +15,10 @@ class Optimizer {
   public:
     Optimizer(Ctx& ctx, Comm& comm, const Model& model);
 
-    // One AdamW update, eq. (A1)-(A4) in doc/equations.md. grads (own) f: the sum over ranks. Returns the norm of that sum before clipping; where it is not finite
-    // nothing is changed. The gradient is scaled by min(1, clip / (norm + 1e-6)).
+    // One AdamW update, eq. (A1)-(A4) in doc/equations.md. Returns the norm of the gradient before
+    // clipping; where it is not finite nothing is changed. The gradient is scaled by
+    // min(1, clip / (norm + 1e-6)).
+    //   grads (own) f32 or f64: this rank's part of the sum over ranks
     double update(Ctx& ctx, Model& model, const View& grads, const OptimizerSettings& settings);
 
     void reset(); // moments and step count to zero

@@ -15,6 +15,14 @@
 
 namespace {
 
+// A field of /proc/self/status, in bytes.
+int64_t status_bytes(const std::string& field) {
+    std::ifstream status("/proc/self/status");
+    for (std::string line; std::getline(status, line);)
+        if (line.rfind(field, 0) == 0) return std::atoll(line.c_str() + field.size()) << 10;
+    return 0;
+}
+
 // Bytes this process may still take: of the machine, or of its control group where that is less.
 int64_t free_memory() {
     int64_t free = INT64_MAX;
@@ -92,13 +100,14 @@ Tokenizer recipe_tokenizer(const Recipe& recipe) {
 
 RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer, Comm& comm) {
     RunShape shape{stage_names(recipe),     first_config(recipe, tokenizer),           {},
-                   engine_settings(recipe), !recipe.text("", "eval_problems").empty(), false};
+                   engine_settings(recipe), !recipe.text("", "eval_problems").empty(), 0};
     int64_t rows = 1;
     for (const std::string& stage : shape.stages) {
         recipe_loss(recipe, stage, shape.config.vocab); // its keys are checked before all else
         if (stage == "rl") {
             shape.samples = true;
-            shape.reference = recipe.real("rl", "kl") > 0;
+            if (recipe.real("rl", "kl") > 0)
+                shape.reference_rows = padded_pass_rows(rl_pass_rows(recipe));
             rows = std::max(rows, rl_pass_rows(recipe));
             continue;
         }
@@ -115,26 +124,31 @@ RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer, Comm& comm)
 }
 
 MemoryPlan plan_memory(Ctx& ctx, const RunShape& shape, Comm& comm) {
-    Model model(ctx, shape.config);
-    TrainPass pass(ctx, model, shape.pass);
+    Ctx dry(ctx.backend, ctx.threads, ctx.bf16);
+    Model model(dry, shape.config);
+    const Optimizer optimizer(dry, comm, model);
+    const TrainPass pass(dry, model, shape.pass);
+    std::unique_ptr<Model> reference;
+    std::unique_ptr<TrainPass> reference_pass;
+    std::unique_ptr<Engine> engine;
+    if (shape.reference_rows > 0) {
+        const PassSettings forward{shape.reference_rows, shape.pass.loss_rows, false, false};
+        reference = std::make_unique<Model>(dry, shape.config);
+        reference_pass = std::make_unique<TrainPass>(dry, *reference, forward);
+    }
+    if (shape.samples) engine = std::make_unique<Engine>(dry, model, shape.engine);
+    MemoryPlan plan{};
+    for (int i = 0; i < int(Segment::count); i++)
+        plan.segments[i] = int64_t(dry.arena.bytes(Segment(i)));
     const int64_t element = int64_t(dtype_bytes(ctx.dtype())), trained = model.table.trained_size;
     const Comm::Range own = comm.shard(trained);
-    MemoryPlan plan{};
-    plan.weights = int64_t(model.bytes() + model.rope().bytes());
-    plan.gradients = int64_t(pass.grads_bytes());
-    plan.moments = 2 * (own.end - own.begin) * element;
-    plan.logits = int64_t(pass.logits_bytes());
-    plan.activations = int64_t(pass.bytes()) - plan.logits;
+    plan.program = status_bytes("VmRSS:");
     plan.exchange = Comm::exchange_bytes(trained, ctx.dtype(), comm.size());
     plan.gradients_sent = plan.weights_sent = (trained - (own.end - own.begin)) * element;
-    if (shape.reference) {
-        const PassSettings forward{shape.pass.rows, shape.pass.loss_rows, false, false};
-        plan.weights += int64_t(model.bytes() + model.rope().bytes());
-        plan.activations += int64_t(TrainPass(ctx, model, forward).bytes());
-    }
-    if (shape.samples) plan.rollouts = int64_t(Engine(ctx, model, shape.engine).bytes());
     return plan;
 }
+
+int64_t peak_resident_bytes() { return status_bytes("VmHWM:"); }
 
 std::string plan_text(Ctx& ctx, const RunShape& shape, Comm& comm) {
     const MemoryPlan p = plan_memory(ctx, shape, comm);
@@ -143,22 +157,26 @@ std::string plan_text(Ctx& ctx, const RunShape& shape, Comm& comm) {
     auto add = [&](const char* name, int64_t bytes, const std::string& note) {
         text += format("  %-12s %12s  %s\n", name, size_text(bytes).c_str(), note.c_str());
     };
-    add("parameters", p.weights,
-        shape.reference ? "twice, for the KL term, and the rotation table"
-                        : "and the rotation table");
-    add("gradients", p.gradients,
-        shape.pass.shards ? "a rank's own, and those of a block, the embedding and the norms" : "");
-    add("optimizer", p.moments, ranks > 1 ? "Adam's moments, sharded" : "Adam's moments");
-    add("activations", p.activations,
-        format("%ld rows a pass%s", long(shape.pass.rows),
-               shape.pass.recompute ? ", blocks recomputed" : ""));
-    add("logits", p.logits,
-        format("%ld rows at a time", long(std::min(shape.pass.rows, shape.pass.loss_rows))));
-    add("rollouts", p.rollouts,
-        shape.samples ? format("KV cache and pass of %d sequences of %d tokens", shape.engine.rows,
-                               shape.engine.longest)
-                      : "no problems, no RL");
+    auto segment = [&](Segment which, const std::string& note) {
+        add(segment_name(which), p.of(which), note);
+    };
+    segment(Segment::parameters, shape.reference_rows
+                                     ? "twice, for the KL term, and the rotation table"
+                                     : "and the rotation table");
+    segment(Segment::gradients,
+            shape.pass.shards ? "a rank's own, and those of a block, the embedding and the norms"
+                              : "");
+    segment(Segment::optimizer, ranks > 1 ? "Adam's moments, sharded" : "Adam's moments");
+    segment(Segment::activations, format("%ld rows a pass%s", long(shape.pass.rows),
+                                         shape.pass.recompute ? ", blocks recomputed" : ""));
+    segment(Segment::logits,
+            format("%ld rows at a time", long(std::min(shape.pass.rows, shape.pass.loss_rows))));
+    segment(Segment::rollouts, shape.samples
+                                   ? format("KV cache and pass of %d sequences of %d tokens",
+                                            shape.engine.rows, shape.engine.longest)
+                                   : "no problems, no RL");
     add("exchange", p.exchange, "buffers between ranks");
+    add("program", p.program, "resident before the first tensor, libraries included");
     add("total", p.total(), "");
     text += format("traffic of a rank: sends %s of gradients a %s, %s of weights a step\n",
                    size_text(p.gradients_sent).c_str(), shape.pass.shards ? "micro-batch" : "step",
@@ -169,25 +187,38 @@ std::string plan_text(Ctx& ctx, const RunShape& shape, Comm& comm) {
 MemoryPlan check_memory(Ctx& ctx, const RunShape& shape, Comm& comm) {
     const int64_t free = free_memory() / comm.machine_ranks();
     const MemoryPlan plan = plan_memory(ctx, shape, comm);
-    if (plan.total() <= free) return plan;
-    auto with = [&](bool recompute, int64_t rows) {
+    if (plan.needed() <= free) return plan;
+    auto with = [&](bool shards, bool recompute, int64_t rows) {
         RunShape other = shape;
-        other.pass.recompute = recompute;
+        if (shards) other.pass.shards = &comm;
+        other.pass.recompute |= recompute;
         other.pass.rows = std::min(other.pass.rows, padded_pass_rows(rows));
-        return plan_memory(ctx, other, comm).total();
+        return plan_memory(ctx, other, comm).needed();
     };
-    const int64_t longest = shape.config.max_positions;
+    // What would fit, the cheapest first.
+    const int64_t all = shape.pass.rows, longest = shape.config.max_positions;
+    const std::string rows = format("-pass_rows %ld", long(longest));
+    struct Remedy {
+        bool shards, recompute;
+        int64_t rows;
+        std::string flags;
+    };
+    std::vector<Remedy> remedies = {{false, true, all, "-recompute yes"},
+                                    {false, false, longest, rows},
+                                    {false, true, longest, "-recompute yes " + rows}};
+    if (comm.size() > 1)
+        for (int i = 0; i < 3; i++)
+            remedies.push_back(
+                {true, remedies[i].recompute, remedies[i].rows, "-zero 2 " + remedies[i].flags});
     std::string hint;
-    if (with(true, shape.pass.rows) <= free) hint = "-recompute yes fits";
-    else if (with(false, longest) <= free) hint = format("-pass_rows %ld fits", long(longest));
-    else if (with(true, longest) <= free)
-        hint = format("-recompute yes -pass_rows %ld fits", long(longest));
-    else
-        hint =
-            format("with -recompute yes and -pass_rows %ld it is still %s: take a smaller model, "
-                   "a shorter context or more machines",
-                   long(longest), size_text(with(true, longest)).c_str());
-    fatal(format("the recipe needs %s a rank, free are %s", size_text(plan.total()).c_str(),
+    for (const Remedy& r : remedies)
+        if (hint.empty() && with(r.shards, r.recompute, r.rows) <= free) hint = r.flags + " fits";
+    if (hint.empty())
+        hint = format("with %s it is still %s: take a smaller model, a shorter context or more "
+                      "machines",
+                      remedies.back().flags.c_str(),
+                      size_text(with(comm.size() > 1, true, longest)).c_str());
+    fatal(format("the recipe needs %s a rank, free are %s", size_text(plan.needed()).c_str(),
                  size_text(free).c_str()),
           hint + "; ./train -plan yes lists the parts");
 }

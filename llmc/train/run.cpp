@@ -84,6 +84,7 @@ Run::Run(const Recipe& recipe, Comm& comm)
         open_folder();
         check_recipe();
     }
+    ctx_->arena.reserve(size_t(plan_.in_arena()));
     model_ = std::make_unique<Model>(*ctx_, shape.config);
     optimizer_ = std::make_unique<Optimizer>(*ctx_, comm_, *model_);
     pass_ = std::make_unique<TrainPass>(*ctx_, *model_, shape.pass);
@@ -185,6 +186,12 @@ void Run::describe() const {
                      double(plan_.total()) / (1 << 20)));
 }
 
+void Run::say_memory() {
+    const double taken = comm_.all_max(double(peak_resident_bytes()));
+    log_->say(format("memory   took at most %.1f MiB a rank, planned were %.1f", taken / (1 << 20),
+                     double(plan_.total()) / (1 << 20)));
+}
+
 std::unique_ptr<SampleSource> Run::make_source() {
     const EngineSettings settings = engine_settings(recipe_);
     if (comm_.servers() > 0)
@@ -208,11 +215,13 @@ int Run::train() {
     ::signal(SIGXFSZ, SIG_IGN); // a file-size limit is an error of write(), with its message
     while (position_.stage < stage_names_.size())
         if (!run_stage()) {
+            say_memory();
             log_->say(format("stopped at %s step %ld; the same command continues",
                              stage_names_[position_.stage].c_str(), long(position_.step)));
             return 0;
         }
     print_table();
+    say_memory();
     log_->say("complete: " + folder_);
     return 0;
 }
