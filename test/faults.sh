@@ -59,6 +59,7 @@ expect 1 'open.jsonl:1' "RL problem without an answer" train -stages rl -rl.step
 expect 2 'neither steps nor tokens' "a stage of no length" train -stages pretrain -pretrain.steps 0
 expect 1 'non-finite' "divergence stops after N bad steps" train -stages pretrain -init_std 10 -lr 10 \
     -weight_decay 10 -clip 0 -pretrain.warmup 0 -pretrain.steps 200 -bad_steps 3 -pretrain.batch 2
+check "whose bad steps are counted" grep -q '"skipped":3' "$work/bad/metrics.jsonl"
 rm -rf "$work/bad"
 expect 1 'needs .* a rank' "a model that does not fit" train -model 10B-A0.5B -pretrain.data embedded:sentences
 check "and nothing was made of it" test ! -e "$work/bad"
