@@ -65,7 +65,6 @@ counted "rollout ranks" sh test/serve.sh
 counted "report" sh test/report.sh
 counted "faults" sh test/faults.sh
 counted "kills at random instants" sh test/kills.sh 1 tiny-moe 2
-counted "memory as planned" sh test/memory.sh
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
