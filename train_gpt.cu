@@ -16,10 +16,9 @@ static int train(Comm& comm, std::vector<std::string> arguments) {
     if (recipe.text("", "plan") == "yes") {
         const Backend backend = choose_backend(recipe.text("", "device"));
         Ctx ctx(backend, 1, choose_bf16(recipe.text("", "dtype"), backend));
-        const int ranks = int(recipe.integer("", "plan_ranks"));
-        if (comm.root())
-            std::printf("%s",
-                        plan_text(ctx, run_shape(recipe, recipe_tokenizer(recipe)), ranks).c_str());
+        Comm planned(int(recipe.integer("", "plan_ranks")));
+        const RunShape shape = run_shape(recipe, recipe_tokenizer(recipe), planned);
+        if (comm.root()) std::printf("%s", plan_text(ctx, shape, planned).c_str());
         return 0;
     }
     return Run(recipe, comm).train();

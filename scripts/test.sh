@@ -64,6 +64,7 @@ counted "ranks" sh test/ranks.sh
 counted "rollout ranks" sh test/serve.sh
 counted "report" sh test/report.sh
 counted "faults" sh test/faults.sh
+counted "kills at random instants" sh test/kills.sh 1 tiny-moe 2
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

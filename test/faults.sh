@@ -43,11 +43,23 @@ head -c 4000 ./train >"$work/binary.jsonl"
 expect 1 'binary.jsonl:1' "binary JSONL" text_of "$work/binary.jsonl"
 head -c 4000 ./train >"$work/binary.shard"
 expect 1 'binary.shard' "a shard that is none" text_of "$work/binary.shard"
+head -c 900 test/data/numbers.shard >"$work/cut.shard"
+expect 1 'cut.shard: .* do not fit its 900 bytes' "a truncated shard" text_of "$work/cut.shard"
+cp test/data/numbers.shard "$work/flipped.shard"
+printf 'x' | dd of="$work/flipped.shard" bs=1 seek=700 conv=notrunc 2>/dev/null
+expect 1 'flipped.shard: the checksum does not match' "a shard with a flipped byte" text_of "$work/flipped.shard"
+expect 1 'numbers.shard: token 257 is 257, the vocabulary is 257' "a token beyond the vocabulary" \
+    text_of test/data/numbers.shard
+head -c 40 "$work/text.jsonl" >"$work/cut.jsonl"
+expect 1 'cut.jsonl:2' "JSONL that ends in the middle of a line" text_of "$work/cut.jsonl"
+expect 1 'single_tokens.shard: none of its 5 documents' "documents without a token to predict" \
+    text_of test/data/single_tokens.shard
 printf '{"question": "no answer"}\n' >"$work/open.jsonl"
 expect 1 'open.jsonl:1' "RL problem without an answer" train -stages rl -rl.steps 1 -rl.data "$work/open.jsonl"
 expect 2 'neither steps nor tokens' "a stage of no length" train -stages pretrain -pretrain.steps 0
 expect 1 'non-finite' "divergence stops after N bad steps" train -stages pretrain -init_std 10 -lr 10 \
     -weight_decay 10 -clip 0 -pretrain.warmup 0 -pretrain.steps 200 -bad_steps 3 -pretrain.batch 2
+check "whose bad steps are counted" grep -q '"skipped":3' "$work/bad/metrics.jsonl"
 rm -rf "$work/bad"
 expect 1 'needs .* a rank' "a model that does not fit" train -model 10B-A0.5B -pretrain.data embedded:sentences
 check "and nothing was made of it" test ! -e "$work/bad"
@@ -74,11 +86,13 @@ expect 1 'config.json' "rollout without a checkpoint" ./rollout generate -model 
 
 run whole tiny
 expect 1 'made by another recipe' "the folder of another recipe" run_shown whole tiny -seed 4
-run twice tiny &
-shell=$!
-while [ "$(lines twice pretrain)" -lt 2 ] && kill -0 $shell 2>/dev/null; do sleep 0.02; done
+expect 1 'model has layers = 3, the checkpoint .* has 2' "another model than the checkpoint's" \
+    train -from "$work/whole/ckpt/step_00000090" -layers 3
+expect 1 'model has experts = 16, the checkpoint .* has 0' "a MoE recipe and a dense checkpoint" \
+    train -from "$work/whole/ckpt/step_00000090" -model tiny-moe
+stopped twice pretrain.step:2
 expect 1 'another process is running' "a second run in one folder" run_shown twice tiny
-wait $shell
+continued twice
 check "which the first survives" cmp "$work/whole/metrics.jsonl" "$work/twice/metrics.jsonl"
 
 # A file-size limit stands for a full disk: metrics fit, checkpoints (1.9 MB) stop fitting.
@@ -93,11 +107,9 @@ check "a full disk: with space again the run ends as if nothing was" \
     cmp "$work/whole/metrics.jsonl" "$work/disk/metrics.jsonl"
 
 cp "$work/text.jsonl" "$work/kept.jsonl"
-run gone tiny &
-shell=$!
-while [ "$(lines gone pretrain)" -lt 5 ] && kill -0 $shell 2>/dev/null; do sleep 0.02; done
+stopped gone pretrain.step:5
 rm "$work/text.jsonl"
-wait $shell
+continued gone
 check "a data file removed mid-run: the next stage misses it" \
     grep -q "error: .*text.jsonl" "$work/gone.log"
 cp "$work/kept.jsonl" "$work/text.jsonl"

@@ -169,7 +169,7 @@ void run_adamw_steps(GoldenReport& report, const std::string& directory, const J
                 g.pass.loss_backward(g.stats, g.targets, g.scale, View{}, loss);
                 ce.push_back(g.mean(kStatCe));
                 norm.push_back(
-                    optimizer.update(g.ctx, g.model, g.pass.grads(),
+                    optimizer.update(g.ctx, g.model, g.pass.summed_grads(comm),
                                      {lr[s], json.at("beta1"), json.at("beta2"), json.at("eps"),
                                       json.at("weight_decay"), json.at("clip")}));
             }

@@ -64,6 +64,23 @@ sys.exit(not (len(losses[0]) > 50 and [a[0] for a in losses[0]] == [b[0] for b i
 PYTHON
 }
 
+# stopped NAME POINT:N [flags]: starts the run in the background and returns when it has stopped itself there;
+# continued NAME lets it go on and returns its exit code.
+stopped() {
+    name=$1
+    at=$2
+    shift 2
+    PRIOR_FAULT=$at:STOP run "$name" tiny "$@" &
+    shell=$!
+    while kill -0 $shell 2>/dev/null && ! ps -o stat= -p "$(pgrep -f -- "-runs $work -name $name ")" | grep -q T; do
+        sleep 0.02
+    done
+}
+continued() {
+    pkill -CONT -f -- "-runs $work -name $1 "
+    wait $shell
+}
+
 finish() {
     echo "$passed passed, $failed failed"
     [ $failed -eq 0 ]

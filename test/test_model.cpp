@@ -44,22 +44,37 @@ struct RandomBatch {
     View scale_view() { return make_view(scale.data(), Dtype::f32, "scale", N); }
 };
 
-// Gradients of one batch, as bytes.
-std::vector<char> gradients(bool moe, bool bf16, int threads, bool recompute) {
+// Gradients of two micro-batches, as bytes; sharded over `shards` unless that is null.
+std::vector<char> summed_gradients(bool moe, bool bf16, int threads, bool recompute, bool tied,
+                                   Comm* shards) {
     Ctx ctx(Backend::cpu, threads, bf16);
-    Model model(ctx, small(moe));
+    ModelConfig config = small(moe);
+    config.tied = tied;
+    Model model(ctx, config);
     init_params(model.weights, model.table, model.config, 5, 0.05);
     model.weights_changed();
-    TrainPass pass(ctx, model, {70, 16, true, recompute});
-    RandomBatch random(70);
+    TrainPass pass(ctx, model, {70, 16, true, recompute, shards});
     LossShape shape{257, 20, -0.25, 0, -0.1, RewardForm::factor, 1, 0.2, 0.28};
     pass.zero_grads();
-    pass.forward(random.batch(), true);
-    pass.loss_backward(random.stats_view(), random.index(random.targets), random.scale_view(),
-                       View{}, shape);
-    const View flat = pass.grads().flat();
-    return std::vector<char>(static_cast<char*>(flat.data),
-                             static_cast<char*>(flat.data) + flat.bytes());
+    for (int64_t rows : {70, shards ? 0 : 70}) { // sharded: the second is another rank's
+        if (rows == 0) {
+            pass.backward_of_nothing();
+            continue;
+        }
+        RandomBatch random(rows);
+        pass.forward(random.batch(), true);
+        pass.loss_backward(random.stats_view(), random.index(random.targets), random.scale_view(),
+                           View{}, shape);
+        if (!shards) break;
+    }
+    Comm one(1);
+    const View sums = pass.summed_grads(one);
+    return std::vector<char>(static_cast<char*>(sums.data),
+                             static_cast<char*>(sums.data) + sums.bytes());
+}
+
+std::vector<char> gradients(bool moe, bool bf16, int threads, bool recompute) {
+    return summed_gradients(moe, bf16, threads, recompute, true, nullptr);
 }
 
 std::string temporary_folder() {
@@ -131,6 +146,17 @@ TEST_CASE("model: gradients in bf16 are near those in fp32", "[model]") {
         CHECK(error < square * tolerance * tolerance);
         CHECK(error > 0);
     }
+}
+
+TEST_CASE("model: sharded gradients are the whole ones, bit for bit", "[model]") {
+    for (bool moe : {false, true})
+        for (bool tied : {false, true}) {
+            Comm one(1);
+            const std::vector<char> whole = summed_gradients(moe, false, 2, false, tied, nullptr);
+            CHECK(whole == summed_gradients(moe, false, 2, true, tied, &one));
+            CHECK(summed_gradients(moe, true, 2, false, tied, nullptr) ==
+                  summed_gradients(moe, true, 2, false, tied, &one));
+        }
 }
 
 TEST_CASE("model: gradients are those of finite differences, end to end", "[model]") {

@@ -18,6 +18,7 @@ namespace {
 struct ShortRun {
     std::string runs;
     std::vector<Json> steps, evals;
+    std::vector<size_t> planned, taken; // bytes of the arena's segments
 
     explicit ShortRun(const std::vector<std::string>& flags) {
         char name[] = "/tmp/prior_test_XXXXXX";
@@ -77,7 +78,12 @@ struct ShortRun {
                                         "0"};
         all.insert(all.end(), flags.begin(), flags.end());
         Comm comm;
-        REQUIRE(Run(read_train_recipe(all), comm).train() == 0);
+        Run run(read_train_recipe(all), comm);
+        REQUIRE(run.train() == 0);
+        for (int i = 0; i < int(Segment::count); i++) {
+            planned.push_back(size_t(run.plan().segments[i]));
+            taken.push_back(run.arena().peak(Segment(i)));
+        }
         for (const std::string& line : split_text(read_file(runs + "/run/metrics.jsonl"), '\n'))
             if (!line.empty()) {
                 const Json json = Json::parse(line);
@@ -211,6 +217,18 @@ TEST_CASE("train: a KL term holds the policy near the weights the stage began wi
     CHECK(with.steps[71]["kl"].get<double>() > 0);
     CHECK(with.steps[71]["grad_norm"] != without.steps[71]["grad_norm"]);
     CHECK(with.steps[73]["kl"].get<double>() > 0);
+    ShortRun narrow({"-rl.kl", "1", "-dtype", "bf16", "-rl.steps", "1"});
+    CHECK(narrow.steps[70]["kl"].get<double>() == 0);
+    for (const ShortRun* run : {&without, &with, &narrow}) CHECK(run->taken == run->planned);
+}
+
+TEST_CASE("train: the KL term's reference is there when nothing was learnt before the first stop",
+          "[train]") {
+    const std::vector<std::string> flags = {"-rl.kl",         "0.1", "-rl.data",  "embedded:chains",
+                                            "-rl.max_rounds", "1",   "-rl.steps", "2"};
+    ShortRun run(flags); // no group is kept: the model knows no chains
+    CHECK(run.steps.back()["kept_groups"].get<int>() == 0);
+    CHECK(path_exists(run.runs + "/run/reference/model.safetensors"));
 }
 
 TEST_CASE("train: every RL step has every metric", "[train]") {

@@ -50,6 +50,11 @@ int64_t DataStream::document_index(Part& part, int64_t visit) {
 void DataStream::load_current() {
     Part& part = parts_[current_];
     document_ = part.source->document(document_index(part, part.visited - 1));
+    part.barren = document_.tokens.size() < 2 ? part.barren + 1 : 0;
+    if (part.source->size() > 0 && part.barren >= part.source->size())
+        fatal(format("data: %s: none of its %ld documents has a second token, to be predicted",
+                     part.spec.c_str(), long(part.source->size())),
+              "take it out of the mixture, or look at the texts: they are empty");
 }
 
 void DataStream::begin_document() {

@@ -43,6 +43,7 @@ class DataStream {
         std::unique_ptr<Source> source;
         int64_t visited = 0; // documents begun, over all epochs
         int64_t tokens = 0;  // taken so far: what the mixture balances
+        int64_t barren = 0;  // documents in a row without anything to predict
         int64_t epoch = -1;  // of `order`
         std::vector<int32_t> order;
     };

@@ -2,16 +2,18 @@
 // become resident when they are first written: rows a run never uses cost nothing.
 #pragma once
 #include "llmc/core/view.h"
+#include "llmc/device/arena.h"
 
 #include <memory>
 
 class Buffer {
   public:
     Buffer() = default;
-    Buffer(size_t bytes, const char* name); // fatal() if the system refuses that much
-    Buffer(Dtype dtype, const char* name, int64_t n0) : Buffer(dtype, name, n0, 1) {
-        view_ = make_view(view_.data, dtype, name, n0);
-    }
+    // Of an arena, which must live longer, or mapped by itself. fatal() if the system refuses.
+    Buffer(Arena& arena, Segment segment, Dtype dtype, const char* name, int64_t n0);
+    Buffer(Arena& arena, Segment segment, Dtype dtype, const char* name, int64_t n0, int64_t n1);
+    Buffer(size_t bytes, const char* name);
+    Buffer(Dtype dtype, const char* name, int64_t n0);
     Buffer(Dtype dtype, const char* name, int64_t n0, int64_t n1);
     Buffer(Dtype dtype, const char* name, int64_t n0, int64_t n1, int64_t n2);
     const View& view() const { return view_; }
@@ -20,10 +22,16 @@ class Buffer {
     char* bytes() const { return static_cast<char*>(view_.data); }
 
   private:
-    struct Unmap {
+    Buffer(Arena* arena, Segment segment, size_t bytes, const char* name);
+    struct Release {
+        Arena* arena; // null = mapped by itself
+        Segment segment;
         size_t bytes;
-        void operator()(void* memory) const;
+        void operator()(void* memory) const {
+            if (arena) arena->give(segment, memory, bytes);
+            else Arena::unmap(memory, bytes);
+        }
     };
-    std::unique_ptr<void, Unmap> memory_;
+    std::unique_ptr<void, Release> memory_;
     View view_;
 };

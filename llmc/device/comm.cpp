@@ -18,20 +18,27 @@ constexpr int64_t kExchange = 1 << 18; // elements of one shard moved at a time
 constexpr int64_t kMessage = 1 << 28;  // bytes of one message: MPI counts in int
 constexpr int64_t kPiece = 1 << 26;    // bytes of one piece of a broadcast to servers
 
-template <class T> void add_in_order(T* out, const T* parts, int64_t n, int ranks) {
+enum class Sum { replaces, adds };
+
+template <class T> void add_in_order(T* out, const void* memory, int64_t n, int ranks, Sum what) {
+    const T* parts = static_cast<const T*>(memory);
     for (int64_t i = 0; i < n; i++) {
         T sum = parts[i];
         for (int r = 1; r < ranks; r++) sum += parts[r * n + i];
-        out[i] = sum;
+        out[i] = what == Sum::adds ? out[i] + sum : sum;
     }
 }
 
-void add_parts(View out, const char* parts, int64_t begin, int64_t n, int ranks) {
-    if (out.dtype == Dtype::f32)
-        add_in_order(out.as<float>() + begin, reinterpret_cast<const float*>(parts), n, ranks);
-    else if (out.dtype == Dtype::f64)
-        add_in_order(out.as<double>() + begin, reinterpret_cast<const double*>(parts), n, ranks);
-    else add_in_order(out.as<int32_t>() + begin, reinterpret_cast<const int32_t*>(parts), n, ranks);
+// out [begin, begin + n): the sum of `ranks` vectors of n that follow each other.
+void add_parts(View out, const void* parts, int64_t begin, int64_t n, int ranks, Sum what) {
+    if (out.dtype == Dtype::f32) add_in_order(out.as<float>() + begin, parts, n, ranks, what);
+    else if (out.dtype == Dtype::f64) add_in_order(out.as<double>() + begin, parts, n, ranks, what);
+    else add_in_order(out.as<int32_t>() + begin, parts, n, ranks, what);
+}
+
+Comm::Range overlap(const Comm::Range& a, const Comm::Range& b) {
+    const int64_t begin = std::max(a.begin, b.begin);
+    return {begin, std::max(begin, std::min(a.end, b.end))};
 }
 
 } // namespace
@@ -177,40 +184,60 @@ void Comm::all_sum(View values) {
     buffer_.resize(bytes * size_t(size_));
     MPI_Allgather(values.data, int(bytes), MPI_BYTE, buffer_.data(), int(bytes), MPI_BYTE,
                   groups_->own);
-    add_parts(values, buffer_.data(), 0, values.size(), size_);
+    add_parts(values, buffer_.data(), 0, values.size(), size_, Sum::replaces);
 }
 
-// Round by round: every rank sends a piece of each shard to its owner, who adds them up.
-void Comm::reduce_scatter(View flat) {
-    if (size_ == 1) return;
-    const int64_t element = int64_t(dtype_bytes(flat.dtype)), n = flat.size();
-    const Range own = shard(n);
-    buffer_.resize(size_t(exchange_bytes(n, flat.dtype, size_)));
+// Round by round: every rank sends a piece of each shard, as far as `part` has it, to its owner.
+// add(parts, at, count) gets the pieces of all ranks, in rank order, from element `at` of n on.
+template <class Add>
+void Comm::exchange(const View& part, int64_t begin, int64_t n, const Add& add) {
+    const int64_t element = int64_t(dtype_bytes(part.dtype));
+    const Range all{begin, begin + part.size()}, own = overlap(shard(n), all);
+    buffer_.resize(size_t(exchange_bytes(n, part.dtype, size_)));
     const int64_t piece_bytes = int64_t(buffer_.size()) / (2 * size_);
     const int64_t round = piece_bytes / element; // elements of one shard moved at a time
     char* packed = buffer_.data();
     char* parts = packed + piece_bytes * size_;
     std::vector<int> send_counts(size_), send_at(size_), recv_counts(size_), recv_at(size_);
-    const Range first = shard(n, 0, size_); // the longest
-    for (int64_t done = 0; done < first.end - first.begin; done += round) {
+    int64_t longest = 0;
+    for (int r = 0; r < size_; r++) {
+        const Range range = overlap(shard(n, r, size_), all);
+        longest = std::max(longest, range.end - range.begin);
+    }
+    for (int64_t done = 0; done < longest; done += round) {
         auto piece = [&](const Range& range) {
             return std::clamp<int64_t>(range.end - range.begin - done, 0, round);
         };
         const int64_t mine = piece(own);
         for (int r = 0; r < size_; r++) {
-            const Range range = shard(n, r, size_);
+            const Range range = overlap(shard(n, r, size_), all);
             send_counts[r] = int(piece(range) * element);
             send_at[r] = int(r * piece_bytes); // offsets of MPI are ints: packed, then sent
             recv_counts[r] = int(mine * element);
             recv_at[r] = int(r * mine * element);
             std::memcpy(packed + send_at[r],
-                        static_cast<char*>(flat.data) + (range.begin + done) * element,
+                        static_cast<char*>(part.data) + (range.begin - begin + done) * element,
                         size_t(send_counts[r]));
         }
         MPI_Alltoallv(packed, send_counts.data(), send_at.data(), MPI_BYTE, parts,
                       recv_counts.data(), recv_at.data(), MPI_BYTE, groups_->own);
-        if (mine > 0) add_parts(flat, parts, own.begin + done, mine, size_);
+        if (mine > 0) add(parts, own.begin + done, mine);
     }
+}
+
+void Comm::reduce_scatter(View flat) {
+    if (size_ == 1) return;
+    exchange(flat, 0, flat.size(), [&](const char* parts, int64_t at, int64_t count) {
+        add_parts(flat, parts, at, count, size_, Sum::replaces);
+    });
+}
+
+void Comm::reduce_add(View own, const View& part, int64_t begin, int64_t n) {
+    if (size_ == 1) return add_parts(own, part.data, begin, part.size(), 1, Sum::adds);
+    const int64_t first = shard(n).begin;
+    exchange(part, begin, n, [&](const char* parts, int64_t at, int64_t count) {
+        add_parts(own, parts, at - first, count, size_, Sum::adds);
+    });
 }
 
 void Comm::all_gather(View flat) {
@@ -272,6 +299,9 @@ void Comm::barrier() {}
 double Comm::all_max(double value) { return value; }
 void Comm::all_sum(View) {}
 void Comm::reduce_scatter(View) {}
+void Comm::reduce_add(View own, const View& part, int64_t begin, int64_t) {
+    add_parts(own, part.data, begin, part.size(), 1, Sum::adds);
+}
 void Comm::all_gather(View) {}
 std::vector<std::string> Comm::gather(const std::string& bytes) { return {bytes}; }
 std::string Comm::broadcast(const std::string& bytes) { return bytes; }
@@ -283,6 +313,8 @@ void Comm::broadcast_to_servers(View) {}
 void Comm::end_job(int) {}
 
 #endif
+
+Comm::Comm(int planned_ranks) : role_(Role::work), size_(planned_ranks), workers_(planned_ranks) {}
 
 int Comm::run(const std::function<int()>& body) {
     try {

@@ -18,7 +18,8 @@ class Comm {
     // role, but for what is said under "servers".
     explicit Comm(Role role);
     Comm() : Comm(Role::work) {}
-    ~Comm(); // a working root tells the servers that the job is over
+    explicit Comm(int planned_ranks); // for plans: the root of so many, exchanges nothing
+    ~Comm();                          // a working root tells the servers that the job is over
     Comm(const Comm&) = delete;
 
     int rank() const { return rank_; }
@@ -41,7 +42,9 @@ class Comm {
     Range shard(int64_t n) const { return shard(n, rank_, size_); }
     // Own part: replaced by the sum over ranks; the other parts are left undefined.
     void reduce_scatter(View flat);
-    // What reduce_scatter keeps for its exchange: bytes of a rank.
+    // own (shard(n)) +=: the sum over ranks of `part`, elements [begin, begin + part.size()) of n.
+    void reduce_add(View own, const View& part, int64_t begin, int64_t n);
+    // What these two keep for their exchange: bytes of a rank.
     static int64_t exchange_bytes(int64_t n, Dtype dtype, int size);
     // Every part: replaced by its owner's.
     void all_gather(View flat);
@@ -69,10 +72,11 @@ class Comm {
 
   private:
     void end_job(int code);
+    template <class Add> void exchange(const View& part, int64_t begin, int64_t n, const Add& add);
 
     const Role role_;
     int rank_ = 0, size_ = 1, local_size_ = 1, machine_ranks_ = 1, workers_ = 1, servers_ = 0;
     struct Groups; // of MPI
     std::unique_ptr<Groups> groups_;
-    std::string buffer_; // of reduce_scatter, kept between calls
+    std::string buffer_; // of the exchanges, kept between calls
 };

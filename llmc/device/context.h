@@ -2,6 +2,7 @@
 // memory and its GEMM state. No mutable globals anywhere else.
 #pragma once
 #include "llmc/core/view.h"
+#include "llmc/device/arena.h"
 #include "llmc/device/simt/options.h"
 
 #include <memory>
@@ -58,6 +59,7 @@ struct Ctx {
     Backend backend;
     int threads;
     bool bf16;
+    Arena arena;
     Scratch scratch;
     std::shared_ptr<GemmCache> gemm_cache;
     SimtOptions simt;

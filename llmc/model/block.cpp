@@ -10,14 +10,12 @@
 #include "llmc/ops/swiglu.h"
 
 View BufferPool::make(Dtype dtype, const char* name, int64_t n0) {
-    buffers_.emplace_back(dtype, name, n0);
-    bytes_ += buffers_.back().view().bytes();
+    buffers_.emplace_back(arena_, segment_, dtype, name, n0);
     return buffers_.back().view();
 }
 
 View BufferPool::make(Dtype dtype, const char* name, int64_t n0, int64_t n1) {
-    buffers_.emplace_back(dtype, name, n0, n1);
-    bytes_ += buffers_.back().view().bytes();
+    buffers_.emplace_back(arena_, segment_, dtype, name, n0, n1);
     return buffers_.back().view();
 }
 

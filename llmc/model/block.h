@@ -7,13 +7,14 @@
 // Owns the tensors of a pass.
 class BufferPool {
   public:
+    BufferPool(Arena& arena, Segment segment) : arena_(arena), segment_(segment) {}
     View make(Dtype dtype, const char* name, int64_t n0);
     View make(Dtype dtype, const char* name, int64_t n0, int64_t n1);
-    size_t bytes() const { return bytes_; }
 
   private:
+    Arena& arena_;
+    Segment segment_;
     std::vector<Buffer> buffers_;
-    size_t bytes_ = 0;
 };
 
 // What one block computes and its backward reads. F = the block's or an expert's ffn width.

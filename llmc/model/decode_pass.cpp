@@ -9,7 +9,7 @@
 
 DecodePass::DecodePass(Ctx& ctx, const Model& model, KvCache& cache, int64_t rows,
                        int64_t logits_rows)
-    : ctx_(ctx), model_(model), cache_(cache), rows_(rows) {
+    : ctx_(ctx), model_(model), cache_(cache), pool_(ctx.arena, Segment::rollouts), rows_(rows) {
     const ModelConfig& c = model.config;
     const Dtype x = ctx.storage();
     acts_ = make_block_acts(pool_, c, ctx, rows);

@@ -24,8 +24,6 @@ class DecodePass {
     //   rows (M) i32; returns (M, Vp), valid until the next call
     View logits_forward(const View& rows);
 
-    size_t bytes() const { return pool_.bytes(); }
-
   private:
     Ctx& ctx_;
     const Model& model_;

@@ -3,8 +3,8 @@
 
 #include <cstring>
 
-KvCache::KvCache(const ModelConfig& config, Dtype dtype, int pages, int page_size)
-    : pages_(pages), page_size_(page_size) {
+KvCache::KvCache(Arena& arena, const ModelConfig& config, Dtype dtype, int pages, int page_size)
+    : pages_(pages), page_size_(page_size), pool_(arena, Segment::rollouts) {
     auto paged = [&](const char* name) {
         const View rows = pool_.make(dtype, name, int64_t(pages) * page_size, config.kv_width());
         return make_view(rows.data, dtype, name, pages, page_size, config.kv_width());

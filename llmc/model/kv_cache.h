@@ -7,13 +7,12 @@
 
 class KvCache {
   public:
-    KvCache(const ModelConfig& config, Dtype dtype, int pages, int page_size);
+    KvCache(Arena& arena, const ModelConfig& config, Dtype dtype, int pages, int page_size);
     int pages() const { return pages_; }
     int page_size() const { return page_size_; }
     View keys(int layer) const { return keys_[layer]; }     // (pages, page_size, HKV*D)
     View values(int layer) const { return values_[layer]; } // (pages, page_size, HKV*D)
     void copy_page(int to, int from); // all layers; for a page that two sequences go on writing
-    size_t bytes() const { return pool_.bytes(); }
 
   private:
     int pages_, page_size_;

@@ -10,10 +10,13 @@
 #include <memory>
 
 Model::Model(Ctx& ctx, const ModelConfig& c)
-    : config(c), table(c), weights(c, table, ctx.dtype(), "weights") {
-    fill_rope();
+    : config(c), table(c),
+      weights(ctx.arena, Segment::parameters, c, table, Layout::whole, ctx.dtype(), "weights"),
+      rope_(ctx.arena, Segment::parameters, ctx.dtype(), "rope", c.max_positions, c.head_dim) {
+    rope_table_fill(rope_.view(), c.rope_base);
     if (ctx.storage() != Dtype::bf16) return;
-    copy_ = std::make_unique<ParamSet>(c, table, Dtype::bf16, "weights in bf16");
+    copy_ = std::make_unique<ParamSet>(ctx.arena, Segment::parameters, c, table, Layout::whole,
+                                       Dtype::bf16, "weights in bf16");
     copy_->share_routers(weights);
 }
 
@@ -31,14 +34,9 @@ void Model::weights_changed() {
     });
 }
 
-void Model::fill_rope() {
-    rope_ = Buffer(weights.flat().dtype, "rope", config.max_positions, config.head_dim);
-    rope_table_fill(rope_.view(), config.rope_base);
-}
-
 void Model::set_rope_base(double base) {
     config.rope_base = base;
-    fill_rope();
+    rope_table_fill(rope_.view(), base);
 }
 
 // ------------------------------------------------------------------------------------------------

@@ -23,7 +23,6 @@ struct Model {
     ParamSet weights; // what the optimizer moves and checkpoints hold: fp32, double for ref
 
   private:
-    void fill_rope();
     Buffer rope_;
     std::unique_ptr<ParamSet> copy_;
 };

@@ -5,6 +5,7 @@
 #include "llmc/core/file.h"
 #include "llmc/core/rng.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -75,7 +76,7 @@ int64_t place(std::vector<Param>& params, int64_t offset, const ModelConfig& c,
 
 } // namespace
 
-ParamTable::ParamTable(const ModelConfig& c) {
+ParamTable::ParamTable(const ModelConfig& c) : layers(c.layers) {
     auto top = [&](const char* name, std::vector<int64_t> shape, ParamKind kind) {
         params.push_back({name, shape, kind, -1, -1, product(shape)});
     };
@@ -97,12 +98,42 @@ const Param* ParamTable::find(const std::string& name) const {
     return nullptr;
 }
 
-ParamSet::ParamSet(const ModelConfig& c, const ParamTable& table, Dtype dtype, const char* name)
-    : memory_(dtype, name, table.total_size), trained_size_(table.trained_size) {
+Span ParamTable::embed_span() const { return {0, block_span(0).begin}; }
+
+Span ParamTable::head_span() const { return {block_span(layers - 1).end, decayed_size}; }
+
+Span ParamTable::norm_span() const { return {decayed_size, trained_size}; }
+
+Span ParamTable::block_span(int l) const {
+    auto first = [&](int layer) {
+        return find(format("model.layers.%d.self_attn.q_proj.weight", layer))->offset;
+    };
+    const Param* head = find("lm_head.weight");
+    if (l + 1 < layers) return {first(l), first(l + 1)};
+    return {first(l), head ? head->offset : decayed_size};
+}
+
+ParamSet::ParamSet(Arena& arena, Segment segment, const ModelConfig& c, const ParamTable& table,
+                   Layout layout, Dtype dtype, const char* name)
+    : trained_size_(table.trained_size) {
+    int64_t size = table.total_size;
+    if (layout == Layout::whole) places_ = {{{0, size}, 0}};
+    else {
+        const Span embed = table.embed_span(), head = table.head_span();
+        const int64_t block_at = std::max(embed.size(), head.size());
+        const int64_t norms_at = block_at + table.block_span(0).size();
+        places_ = {{embed, 0}, {head, 0}, {{table.decayed_size, size}, norms_at}};
+        for (int l = 0; l < c.layers; l++) {
+            places_.push_back({table.block_span(l), block_at});
+            require(table.block_span(l).size() == norms_at - block_at, "params: block %d", l);
+        }
+        size = norms_at + table.total_size - table.decayed_size;
+    }
+    memory_ = Buffer(arena, segment, dtype, name, size);
     auto at = [&](const std::string& param_name, std::vector<int64_t> shape) {
         const Param* p = table.find(param_name);
         require(p, "params: no tensor %s", param_name.c_str());
-        void* data = memory_.bytes() + p->offset * int64_t(dtype_bytes(dtype));
+        void* data = data_at(p->offset);
         if (shape.size() == 1) return make_view(data, dtype, p->name.c_str(), shape[0]);
         if (shape.size() == 2) return make_view(data, dtype, p->name.c_str(), shape[0], shape[1]);
         return make_view(data, dtype, p->name.c_str(), shape[0], shape[1], shape[2]);
@@ -140,11 +171,31 @@ void ParamSet::share_routers(const ParamSet& other) {
     }
 }
 
+char* ParamSet::data_at(int64_t offset) const {
+    for (const Place& place : places_)
+        if (offset >= place.span.begin && offset < place.span.end)
+            return memory_.bytes() + (place.at + offset - place.span.begin) *
+                                         int64_t(dtype_bytes(memory_.view().dtype));
+    require(false, "params: nothing at %ld", long(offset));
+    return nullptr;
+}
+
+View ParamSet::flat() const {
+    require(places_.size() == 1, "%s: not in one piece", memory_.view().name);
+    return memory_.view();
+}
+
+View ParamSet::trained() const { return flat().slice_rows(0, trained_size_); }
+
+View ParamSet::span(const Span& s) const {
+    return make_view(data_at(s.begin), memory_.view().dtype, memory_.view().name, s.size());
+}
+
 View ParamSet::tensor(const Param& p) const {
-    const View all = flat();
-    void* data = memory_.bytes() + p.offset * int64_t(dtype_bytes(all.dtype));
-    if (p.shape.size() == 1) return make_view(data, all.dtype, p.name.c_str(), p.shape[0]);
-    return make_view(data, all.dtype, p.name.c_str(), p.shape[0], p.shape[1]);
+    const Dtype dtype = memory_.view().dtype;
+    void* data = data_at(p.offset);
+    if (p.shape.size() == 1) return make_view(data, dtype, p.name.c_str(), p.shape[0]);
+    return make_view(data, dtype, p.name.c_str(), p.shape[0], p.shape[1]);
 }
 
 void init_params(ParamSet& params, const ParamTable& table, const ModelConfig& config,

@@ -24,6 +24,11 @@ struct Param {
     int64_t size;   // elements, padding excluded
 };
 
+struct Span { // elements of the flat order
+    int64_t begin, end;
+    int64_t size() const { return end - begin; }
+};
+
 // The flat order puts what one op reads together, so that it is read without a copy:
 //
 //   | embed (Vp, C) | layer: q k v (H+2HKV)D x C | o | gate up (2F, C) | down | ... | head |
@@ -35,10 +40,14 @@ struct Param {
 struct ParamTable {
     explicit ParamTable(const ModelConfig& config);
     const Param* find(const std::string& name) const;
-    std::vector<Param> params; // in the order of a Hugging Face checkpoint
-    int64_t decayed_size;      // elements [0, decayed_size) are weight-decayed
-    int64_t trained_size;      // elements [0, trained_size) have a gradient
+    Span embed_span() const, head_span() const; // with their padding; empty where the head is tied
+    Span block_span(int layer) const;           // its matrices
+    Span norm_span() const;                     // those of all blocks, and the last
+    std::vector<Param> params;                  // in the order of a Hugging Face checkpoint
+    int64_t decayed_size;                       // elements [0, decayed_size) are weight-decayed
+    int64_t trained_size;                       // elements [0, trained_size) have a gradient
     int64_t total_size;
+    int layers;
 };
 
 // The tensors one block's ops read (values) or accumulate into (gradients).
@@ -48,12 +57,19 @@ struct BlockParams {
     View router, router_bias, experts_gate_up, experts_down; // MoE
 };
 
+// whole: every tensor has its own place, in the flat order. folded: one place for the matrices of
+// all blocks, which have the same layout, and one for embedding and head: for what is used block by
+// block and given away in between.
+enum class Layout { whole, folded };
+
 // A set of values laid out by the table: the weights, or their gradients, or Adam's moments.
 class ParamSet {
   public:
-    ParamSet(const ModelConfig& config, const ParamTable& table, Dtype dtype, const char* name);
-    View flat() const { return memory_.view(); } // (total_size)
-    View trained() const { return memory_.rows(trained_size_); }
+    ParamSet(Arena& arena, Segment segment, const ModelConfig& config, const ParamTable& table,
+             Layout layout, Dtype dtype, const char* name);
+    View flat() const;                     // (total_size), whole only
+    View trained() const;                  // (trained_size), whole only
+    View span(const Span& span) const;     // one of the table's
     View tensor(const Param& param) const; // in its own shape
     View embed() const { return embed_; }  // (Vp, C)
     View head() const { return head_; }    // (Vp, C), the embedding when tied
@@ -63,6 +79,13 @@ class ParamSet {
     share_routers(const ParamSet& other); // reads other's router weights and biases from now on
 
   private:
+    struct Place {
+        Span span;
+        int64_t at; // elements into memory_
+    };
+    char* data_at(int64_t offset) const; // offset: of the flat order
+
+    std::vector<Place> places_;
     Buffer memory_;
     int64_t trained_size_;
     View embed_, head_, final_norm_;

@@ -10,7 +10,7 @@
 #include <cstring>
 
 TrainPass::TrainPass(Ctx& ctx, Model& model, const PassSettings& settings)
-    : ctx_(ctx), model_(model), settings_(settings) {
+    : ctx_(ctx), model_(model), settings_(settings), pool_(ctx.arena, Segment::activations) {
     const ModelConfig& c = model.config;
     const Dtype x = ctx.storage();
     const int64_t N = settings.rows;
@@ -28,17 +28,45 @@ TrainPass::TrainPass(Ctx& ctx, Model& model, const PassSettings& settings)
     final_stream_ = pool_.make(x, "final_stream", N, c.channels);
     hidden_ = pool_.make(x, "hidden", N, c.channels);
     hidden_rstd_ = pool_.make(ctx.dtype(), "hidden_rstd", N);
-    logits_ = pool_.make(x, "logits", std::min(settings.loss_rows, N), c.padded_vocab());
+    logits_memory_ = Buffer(ctx.arena, Segment::logits, x, "logits",
+                            std::min(settings.loss_rows, N), c.padded_vocab());
+    logits_ = logits_memory_.view();
     if (c.moe()) expert_counts_ = pool_.make(Dtype::i32, "expert_counts", c.layers, c.experts);
     if (!settings.backward) return;
     block_grads_ = make_block_grads(pool_, c, ctx, N);
     dhidden_ = pool_.make(x, "dhidden", N, c.channels);
-    grads_ = std::make_unique<ParamSet>(c, model.table, ctx.dtype(), "gradients");
+    grads_ = std::make_unique<ParamSet>(ctx.arena, Segment::gradients, c, model.table,
+                                        sharded() ? Layout::folded : Layout::whole, ctx.dtype(),
+                                        "gradients");
+    if (!sharded()) return;
+    const Comm::Range own = settings.shards->shard(model.table.trained_size);
+    own_grads_ =
+        Buffer(ctx.arena, Segment::gradients, ctx.dtype(), "own gradients", own.end - own.begin);
 }
 
 void TrainPass::zero_grads() {
-    std::memset(grads_->trained().data, 0, grads_->trained().bytes());
+    const View sums = sharded() ? own_grads_.view() : grads_->trained();
+    std::memset(sums.data, 0, sums.bytes());
     if (!expert_counts_.empty()) std::memset(expert_counts_.data, 0, expert_counts_.bytes());
+}
+
+View TrainPass::summed_grads(Comm& comm) {
+    if (sharded()) return own_grads_.view();
+    comm.reduce_scatter(grads_->trained());
+    const Comm::Range own = comm.shard(model_.table.trained_size);
+    return grads_->flat().slice_rows(own.begin, own.end - own.begin);
+}
+
+void TrainPass::open_span(const Span& span) {
+    if (!sharded() || span.size() == 0) return;
+    const View place = grads_->span(span);
+    std::memset(place.data, 0, place.bytes());
+}
+
+void TrainPass::close_span(const Span& span) {
+    if (!sharded() || span.size() == 0) return;
+    settings_.shards->reduce_add(own_grads_.view(), grads_->span(span), span.begin,
+                                 model_.table.trained_size);
 }
 
 View TrainPass::stream(int layer) const { return layers_[layer].stream.slice_rows(0, N_); }
@@ -93,6 +121,9 @@ void TrainPass::loss_forward(View stats, const View& targets, const LossShape& s
 void TrainPass::loss_backward(View stats, const View& targets, const View& scale,
                               const View& old_logp, const LossShape& shape) {
     require(settings_.backward, "TrainPass: built without backward");
+    const bool tied = model_.config.tied;
+    const Span head = tied ? model_.table.embed_span() : model_.table.head_span();
+    open_span(head);
     for (int64_t begin = 0; begin < N_; begin += settings_.loss_rows) {
         const int64_t count = std::min(settings_.loss_rows, N_ - begin);
         const View logits = logits_.slice_rows(0, count);
@@ -104,11 +135,28 @@ void TrainPass::loss_backward(View stats, const View& targets, const View& scale
                         hidden_.slice_rows(begin, count), model_.pass_weights().head(),
                         Store::overwrite);
     }
+    if (!tied) {
+        close_span(head);
+        open_span(model_.table.embed_span());
+    }
     backward();
+}
+
+void TrainPass::backward_of_nothing() {
+    const ParamTable& table = model_.table;
+    auto nothing = [&](const Span& span) {
+        open_span(span);
+        close_span(span);
+    };
+    if (!model_.config.tied) nothing(table.head_span());
+    for (int l = model_.config.layers - 1; l >= 0; l--) nothing(table.block_span(l));
+    nothing(table.embed_span());
+    nothing(table.norm_span());
 }
 
 void TrainPass::backward() {
     const ModelConfig& c = model_.config;
+    open_span(model_.table.norm_span());
     const BlockGrads g = first_rows(block_grads_, c, N_);
     std::memset(g.dstream.data, 0, g.dstream.bytes());
     rmsnorm_backward(ctx_, g.dstream, grads_->final_norm(), dhidden_.slice_rows(0, N_),
@@ -117,8 +165,12 @@ void TrainPass::backward() {
     for (int l = c.layers - 1; l >= 0; l--) {
         const BlockActs acts = first_rows(layers_[l], c, N_);
         if (settings_.recompute) run_block(l, acts.stream, View{}, acts);
+        open_span(model_.table.block_span(l));
         block_backward(ctx_, c, model_.pass_weights().block(l), grads_->block(l), acts, g,
                        model_.rope(), batch_.positions, batch_.doc_start);
+        close_span(model_.table.block_span(l));
     }
     embed_backward(ctx_, grads_->embed(), g.dstream, batch_.tokens);
+    close_span(model_.table.embed_span());
+    close_span(model_.table.norm_span());
 }

@@ -2,6 +2,7 @@
 #include "llmc/rollout/engine.h"
 
 #include "llmc/core/error.h"
+#include "llmc/core/fault.h"
 #include "llmc/core/rng.h"
 #include "llmc/ops/loss.h"
 #include "llmc/ops/sample.h"
@@ -55,7 +56,7 @@ const char* finish_name(Finish finish) { return finish == Finish::stop ? "stop" 
 
 Engine::Engine(Ctx& ctx, const Model& model, const EngineSettings& settings)
     : ctx_(ctx), model_(model), settings_(settings),
-      cache_(model.config, ctx.storage(), cache_pages(settings), settings.page_size),
+      cache_(ctx.arena, model.config, ctx.storage(), cache_pages(settings), settings.page_size),
       pass_(ctx, model, cache_, padded_rows(settings.rows + kPrefillRows),
             padded_rows(settings.rows)),
       pages_(std::make_unique<PageTable>(cache_.pages())) {
@@ -470,6 +471,7 @@ class Generation {
             if (e_.listener_.token) e_.listener_.token(c);
         }
         e_.counts_.decoded += M;
+        fault_point("sampled");
     }
 
     bool stops(const Sequence& q) const {

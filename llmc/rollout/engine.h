@@ -78,7 +78,6 @@ class Engine {
     EngineCounts counts() const { return counts_; } // since construction
     int free_pages() const;
     int pages() const { return cache_.pages(); }
-    size_t bytes() const { return cache_.bytes() + pass_.bytes(); }
 
   private:
     friend class Generation; // one generate() call, engine.cpp

@@ -1,6 +1,7 @@
 // Contract: checkpoint.h.
 #include "llmc/train/checkpoint.h"
 
+#include "llmc/core/fault.h"
 #include "llmc/core/safetensors.h"
 
 #include <algorithm>
@@ -163,10 +164,12 @@ void save_checkpoint(const std::string& run, int64_t step, const Json& state,
     comm.barrier();
     const std::string own = temporary + "/" + optimizer_file(comm.rank());
     const std::vector<std::string> hashes = comm.gather(hash_text(save_optimizer(own, parts)));
+    fault_point("checkpoint.moments");
     if (comm.root()) {
         Json whole = state, sums;
         sums["model.safetensors"] =
             hash_text(save_weights(parts.model, temporary, parts.tokenizer.end_of_text()));
+        fault_point("checkpoint.weights");
         for (int r = 0; r < comm.size(); r++) sums[optimizer_file(r)] = hashes[r];
         parts.tokenizer.save(temporary + "/tokenizer.json");
         for (const char* name : {"config.json", "tokenizer.json"})
@@ -176,10 +179,12 @@ void save_checkpoint(const std::string& run, int64_t step, const Json& state,
         whole["checksums"] = sums;
         write_file_atomic(temporary + "/state.json", whole.dump(1) + "\n");
         fsync_directory(temporary);
+        fault_point("checkpoint.whole");
         remove_all(folder); // a damaged one of the same step, passed over on load
         if (std::rename(temporary.c_str(), folder.c_str()) != 0)
             fatal("cannot rename " + temporary + " to " + folder, "is the disk full or read-only?");
         fsync_directory(ckpt);
+        fault_point("checkpoint.renamed");
         remove_old(ckpt, keep);
     }
     comm.barrier();

@@ -41,6 +41,10 @@ const std::vector<Key> kRunKeys = {
      "recompute blocks in the backward: less memory, same bits", "no|yes"},
     {"loss_rows", "run", kInt, "1024", 1, 1e9, "rows", "rows whose logits exist at a time"},
     {"pass_rows", "run", kInt, "8192", 1, 1e9, "tokens", "most tokens of one forward and backward"},
+    {"zero", "run", kOneOf, "1", 0, 0, "",
+     "what ranks share out: 1 = Adam's moments, 2 = gradients too: less memory, an exchange for "
+     "every pass_rows",
+     "1|2"},
     {"checkpoint_every", "run", kInt, "200", 0, 1e12, "steps",
      "0 = only at the end of a stage and on a signal"},
     {"keep", "run", kInt, "2", 1, 1e6, "checkpoints", "newest checkpoints kept"},

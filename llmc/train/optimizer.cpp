@@ -9,21 +9,19 @@
 
 Optimizer::Optimizer(Ctx& ctx, Comm& comm, const Model& model)
     : comm_(comm), own_(comm.shard(model.table.trained_size)),
-      m_(ctx.dtype(), "adam m", own_.end - own_.begin),
-      v_(ctx.dtype(), "adam v", own_.end - own_.begin), decayed_size_(model.table.decayed_size) {}
+      m_(ctx.arena, Segment::optimizer, ctx.dtype(), "adam m", own_.end - own_.begin),
+      v_(ctx.arena, Segment::optimizer, ctx.dtype(), "adam v", own_.end - own_.begin),
+      decayed_size_(model.table.decayed_size) {}
 
 void Optimizer::reset() {
     step_ = 0;
     for (const View& moment : {m_.view(), v_.view()}) std::memset(moment.data, 0, moment.bytes());
 }
 
-double Optimizer::update(Ctx& ctx, Model& model, const ParamSet& grads,
-                         const OptimizerSettings& s) {
-    comm_.reduce_scatter(grads.trained());
-    const int64_t count = own_.end - own_.begin;
+double Optimizer::update(Ctx& ctx, Model& model, const View& grads, const OptimizerSettings& s) {
     double square_sum = 0;
     const View total = make_view(&square_sum, Dtype::f64, "square_sum", 1);
-    if (count > 0) square_sum_forward(ctx, total, grads.flat().slice_rows(own_.begin, count));
+    if (grads.size() > 0) square_sum_forward(ctx, total, grads);
     comm_.all_sum(total);
     const double norm = std::sqrt(square_sum);
     if (!std::isfinite(norm)) return norm;
@@ -37,7 +35,7 @@ double Optimizer::update(Ctx& ctx, Model& model, const ParamSet& grads,
         adamw_update(ctx, model.weights.flat().slice_rows(begin, end - begin),
                      m_.view().slice_rows(begin - own_.begin, end - begin),
                      v_.view().slice_rows(begin - own_.begin, end - begin),
-                     grads.flat().slice_rows(begin, end - begin), a);
+                     grads.slice_rows(begin - own_.begin, end - begin), a);
     }
     comm_.all_gather(model.weights.trained());
     model.weights_changed();

@@ -15,10 +15,11 @@ class Optimizer {
   public:
     Optimizer(Ctx& ctx, Comm& comm, const Model& model);
 
-    // One AdamW update from the sum of the ranks' `grads` (spoilt by the exchange), eq. (A1)-(A4)
-    // in doc/equations.md. Returns the norm of that sum before clipping; where it is not finite
-    // nothing is changed. The gradient is scaled by min(1, clip / (norm + 1e-6)).
-    double update(Ctx& ctx, Model& model, const ParamSet& grads, const OptimizerSettings& settings);
+    // One AdamW update, eq. (A1)-(A4) in doc/equations.md. Returns the norm of the gradient before
+    // clipping; where it is not finite nothing is changed. The gradient is scaled by
+    // min(1, clip / (norm + 1e-6)).
+    //   grads (own) f32 or f64: this rank's part of the sum over ranks
+    double update(Ctx& ctx, Model& model, const View& grads, const OptimizerSettings& settings);
 
     void reset(); // moments and step count to zero
     int64_t step() const { return step_; }

@@ -4,6 +4,7 @@
 
 #include "llmc/core/error.h"
 #include "llmc/device/comm.h"
+#include "llmc/device/gemm.h"
 #include "llmc/train/keys.h"
 #include "llmc/train/micro_batch.h"
 #include "llmc/train/rl_stage.h"
@@ -11,8 +12,26 @@
 
 #include <algorithm>
 #include <fstream>
+#include <tuple>
 
 namespace {
+
+// A field of /proc/self/status, in bytes.
+int64_t status_bytes(const std::string& field) {
+    std::ifstream status("/proc/self/status");
+    for (std::string line; std::getline(status, line);)
+        if (line.rfind(field, 0) == 0) return std::atoll(line.c_str() + field.size()) << 10;
+    return 0;
+}
+
+// Small products of the two kinds a pass has: the library's code becomes resident with the first.
+void touch_gemm(Ctx& ctx) {
+    const Dtype x = ctx.storage();
+    const Buffer a(x, "a", 64, 64), b(x, "b", 64, 64), c(x, "c", 64, 64);
+    const Buffer sums(ctx.dtype(), "sums", 64, 64);
+    gemm(ctx, c.view(), a.view(), Trans::no, b.view(), Trans::yes, Store::overwrite);
+    gemm(ctx, sums.view(), a.view(), Trans::yes, b.view(), Trans::no, Store::accumulate);
+}
 
 // Bytes this process may still take: of the machine, or of its control group where that is less.
 int64_t free_memory() {
@@ -44,10 +63,36 @@ std::vector<std::string> stage_names(const Recipe& recipe) {
     return names;
 }
 
+// A recipe of one's own that says what the model is must say what the checkpoint -from is.
+void check_same_model(const Recipe& recipe, const Tokenizer& tokenizer, const ModelConfig& is) {
+    bool said = !recipe.text("", "recipe").empty() && recipe.is_set("", "model");
+    for (const Key& key : train_keys().keys)
+        for (const auto& [name, value] : recipe.flags())
+            said |= name == key.name && std::string(key.group) == "model" && name != "init_std";
+    if (!said) return;
+    const ModelConfig says = recipe_model(recipe, tokenizer.vocab_size());
+    const std::tuple<const char*, int, int> fields[] = {
+        {"layers", says.layers, is.layers},
+        {"channels", says.channels, is.channels},
+        {"heads", says.heads, is.heads},
+        {"kv_heads", says.kv_heads, is.kv_heads},
+        {"head_dim", says.head_dim, is.head_dim},
+        {"experts", says.experts, is.experts},
+        {"ffn", says.moe() ? says.expert_ffn : says.ffn, is.moe() ? is.expert_ffn : is.ffn},
+        {"experts_per_token", says.experts_per_token, is.experts_per_token},
+        {"tied", says.tied, is.tied}};
+    for (const auto& [name, asked, found] : fields)
+        if (asked != found)
+            fatal(format("the recipe's model has %s = %d, the checkpoint %s has %d", name, asked,
+                         recipe.text("", "from").c_str(), found),
+                  "with -from leave the model's keys out: config.json of the checkpoint has them");
+}
+
 ModelConfig first_config(const Recipe& recipe, const Tokenizer& tokenizer) {
     const std::string from = recipe.text("", "from");
     if (from.empty()) return recipe_model(recipe, tokenizer.vocab_size());
     const ModelConfig config = read_config(from);
+    check_same_model(recipe, tokenizer, config);
     if (config.vocab < tokenizer.vocab_size())
         fatal(format("%s: vocabulary %d, the tokenizer has %d", from.c_str(), config.vocab,
                      tokenizer.vocab_size()),
@@ -63,15 +108,16 @@ Tokenizer recipe_tokenizer(const Recipe& recipe) {
     return folder_tokenizer(from);
 }
 
-RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer) {
+RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer, Comm& comm) {
     RunShape shape{stage_names(recipe),     first_config(recipe, tokenizer),           {},
-                   engine_settings(recipe), !recipe.text("", "eval_problems").empty(), false};
+                   engine_settings(recipe), !recipe.text("", "eval_problems").empty(), 0};
     int64_t rows = 1;
     for (const std::string& stage : shape.stages) {
         recipe_loss(recipe, stage, shape.config.vocab); // its keys are checked before all else
         if (stage == "rl") {
             shape.samples = true;
-            shape.reference = recipe.real("rl", "kl") > 0;
+            if (recipe.real("rl", "kl") > 0)
+                shape.reference_rows = padded_pass_rows(rl_pass_rows(recipe));
             rows = std::max(rows, rl_pass_rows(recipe));
             continue;
         }
@@ -82,80 +128,108 @@ RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer) {
     }
     shape.config.max_positions = std::max(shape.config.max_positions, shape.engine.longest);
     shape.pass = {padded_pass_rows(rows), recipe.integer("", "loss_rows"), true,
-                  recipe.text("", "recompute") == "yes"};
+                  recipe.text("", "recompute") == "yes",
+                  comm.size() > 1 && recipe.text("", "zero") == "2" ? &comm : nullptr};
     return shape;
 }
 
-MemoryPlan plan_memory(Ctx& ctx, const RunShape& shape, int ranks) {
-    Model model(ctx, shape.config);
-    TrainPass pass(ctx, model, shape.pass);
-    const int64_t element = int64_t(dtype_bytes(ctx.dtype())), trained = model.table.trained_size;
-    const Comm::Range own = Comm::shard(trained, 0, ranks);
-    MemoryPlan plan{};
-    plan.weights = int64_t(model.bytes() + model.rope().bytes());
-    plan.gradients = int64_t(model.weights.flat().bytes());
-    plan.moments = 2 * (own.end - own.begin) * element;
-    plan.logits = int64_t(pass.logits_bytes());
-    plan.activations = int64_t(pass.bytes()) - plan.logits;
-    plan.exchange = Comm::exchange_bytes(trained, ctx.dtype(), ranks);
-    plan.sent_per_step = 2 * (trained - (own.end - own.begin)) * element;
-    if (shape.reference) {
-        const PassSettings forward{shape.pass.rows, shape.pass.loss_rows, false, false};
-        plan.weights += int64_t(model.bytes() + model.rope().bytes());
-        plan.activations += int64_t(TrainPass(ctx, model, forward).bytes());
+MemoryPlan plan_memory(Ctx& ctx, const RunShape& shape, Comm& comm) {
+    Ctx dry(ctx.backend, ctx.threads, ctx.bf16);
+    Model model(dry, shape.config);
+    const Optimizer optimizer(dry, comm, model);
+    const TrainPass pass(dry, model, shape.pass);
+    std::unique_ptr<Model> reference;
+    std::unique_ptr<TrainPass> reference_pass;
+    std::unique_ptr<Engine> engine;
+    if (shape.reference_rows > 0) {
+        const PassSettings forward{shape.reference_rows, shape.pass.loss_rows, false, false};
+        reference = std::make_unique<Model>(dry, shape.config);
+        reference_pass = std::make_unique<TrainPass>(dry, *reference, forward);
     }
-    if (shape.samples) plan.rollouts = int64_t(Engine(ctx, model, shape.engine).bytes());
+    if (shape.samples) engine = std::make_unique<Engine>(dry, model, shape.engine);
+    MemoryPlan plan{};
+    for (int i = 0; i < int(Segment::count); i++)
+        plan.segments[i] = int64_t(dry.arena.bytes(Segment(i)));
+    const int64_t element = int64_t(dtype_bytes(ctx.dtype())), trained = model.table.trained_size;
+    const Comm::Range own = comm.shard(trained);
+    touch_gemm(dry);
+    plan.program = status_bytes("VmRSS:");
+    plan.exchange = Comm::exchange_bytes(trained, ctx.dtype(), comm.size());
+    plan.gradients_sent = plan.weights_sent = (trained - (own.end - own.begin)) * element;
     return plan;
 }
 
-std::string plan_text(Ctx& ctx, const RunShape& shape, int ranks) {
-    const MemoryPlan p = plan_memory(ctx, shape, ranks);
+int64_t peak_resident_bytes() { return status_bytes("VmHWM:"); }
+
+std::string plan_text(Ctx& ctx, const RunShape& shape, Comm& comm) {
+    const MemoryPlan p = plan_memory(ctx, shape, comm);
+    const int ranks = comm.size();
     std::string text = format("memory of a rank, %d rank%s\n", ranks, ranks == 1 ? "" : "s");
     auto add = [&](const char* name, int64_t bytes, const std::string& note) {
         text += format("  %-12s %12s  %s\n", name, size_text(bytes).c_str(), note.c_str());
     };
-    add("parameters", p.weights,
-        shape.reference ? "twice, for the KL term, and the rotation table"
-                        : "and the rotation table");
-    add("gradients", p.gradients, "");
-    add("optimizer", p.moments, ranks > 1 ? "Adam's moments, sharded" : "Adam's moments");
-    add("activations", p.activations,
-        format("%ld rows a pass%s", long(shape.pass.rows),
-               shape.pass.recompute ? ", blocks recomputed" : ""));
-    add("logits", p.logits,
-        format("%ld rows at a time", long(std::min(shape.pass.rows, shape.pass.loss_rows))));
-    add("rollouts", p.rollouts,
-        shape.samples ? format("KV cache and pass of %d sequences of %d tokens", shape.engine.rows,
-                               shape.engine.longest)
-                      : "no problems, no RL");
+    auto segment = [&](Segment which, const std::string& note) {
+        add(segment_name(which), p.of(which), note);
+    };
+    segment(Segment::parameters, shape.reference_rows
+                                     ? "twice, for the KL term, and the rotation table"
+                                     : "and the rotation table");
+    segment(Segment::gradients,
+            shape.pass.shards ? "a rank's own, and those of a block, the embedding and the norms"
+                              : "");
+    segment(Segment::optimizer, ranks > 1 ? "Adam's moments, sharded" : "Adam's moments");
+    segment(Segment::activations, format("%ld rows a pass%s", long(shape.pass.rows),
+                                         shape.pass.recompute ? ", blocks recomputed" : ""));
+    segment(Segment::logits,
+            format("%ld rows at a time", long(std::min(shape.pass.rows, shape.pass.loss_rows))));
+    segment(Segment::rollouts, shape.samples
+                                   ? format("KV cache and pass of %d sequences of %d tokens",
+                                            shape.engine.rows, shape.engine.longest)
+                                   : "no problems, no RL");
     add("exchange", p.exchange, "buffers between ranks");
+    add("program", p.program, "resident before the first tensor, libraries included");
     add("total", p.total(), "");
-    text += format("traffic of a rank: %s sent per step\n", size_text(p.sent_per_step).c_str());
+    text += format("traffic of a rank: sends %s of gradients a %s, %s of weights a step\n",
+                   size_text(p.gradients_sent).c_str(), shape.pass.shards ? "micro-batch" : "step",
+                   size_text(p.weights_sent).c_str());
     return text;
 }
 
-MemoryPlan check_memory(Ctx& ctx, const RunShape& shape, int ranks, int local_ranks) {
-    const int64_t free = free_memory() / local_ranks;
-    const MemoryPlan plan = plan_memory(ctx, shape, ranks);
-    if (plan.total() <= free) return plan;
-    auto with = [&](bool recompute, int64_t rows) {
+MemoryPlan check_memory(Ctx& ctx, const RunShape& shape, Comm& comm) {
+    const int64_t free = free_memory() / comm.machine_ranks();
+    const MemoryPlan plan = plan_memory(ctx, shape, comm);
+    if (plan.needed() <= free) return plan;
+    auto with = [&](bool shards, bool recompute, int64_t rows) {
         RunShape other = shape;
-        other.pass.recompute = recompute;
+        if (shards) other.pass.shards = &comm;
+        other.pass.recompute |= recompute;
         other.pass.rows = std::min(other.pass.rows, padded_pass_rows(rows));
-        return plan_memory(ctx, other, ranks).total();
+        return plan_memory(ctx, other, comm).needed();
     };
-    const int64_t longest = shape.config.max_positions;
+    // What would fit, the cheapest first.
+    const int64_t all = shape.pass.rows, longest = shape.config.max_positions;
+    const std::string rows = format("-pass_rows %ld", long(longest));
+    struct Remedy {
+        bool shards, recompute;
+        int64_t rows;
+        std::string flags;
+    };
+    std::vector<Remedy> remedies = {{false, true, all, "-recompute yes"},
+                                    {false, false, longest, rows},
+                                    {false, true, longest, "-recompute yes " + rows}};
+    if (comm.size() > 1)
+        for (int i = 0; i < 3; i++)
+            remedies.push_back(
+                {true, remedies[i].recompute, remedies[i].rows, "-zero 2 " + remedies[i].flags});
     std::string hint;
-    if (with(true, shape.pass.rows) <= free) hint = "-recompute yes fits";
-    else if (with(false, longest) <= free) hint = format("-pass_rows %ld fits", long(longest));
-    else if (with(true, longest) <= free)
-        hint = format("-recompute yes -pass_rows %ld fits", long(longest));
-    else
-        hint =
-            format("with -recompute yes and -pass_rows %ld it is still %s: take a smaller model, "
-                   "a shorter context or more machines",
-                   long(longest), size_text(with(true, longest)).c_str());
-    fatal(format("the recipe needs %s a rank, free are %s", size_text(plan.total()).c_str(),
+    for (const Remedy& r : remedies)
+        if (hint.empty() && with(r.shards, r.recompute, r.rows) <= free) hint = r.flags + " fits";
+    if (hint.empty())
+        hint = format("with %s it is still %s: take a smaller model, a shorter context or more "
+                      "machines",
+                      remedies.back().flags.c_str(),
+                      size_text(with(comm.size() > 1, true, longest)).c_str());
+    fatal(format("the recipe needs %s a rank, free are %s", size_text(plan.needed()).c_str(),
                  size_text(free).c_str()),
           hint + "; ./train -plan yes lists the parts");
 }

@@ -271,8 +271,7 @@ void RlStage::make_reference(int64_t step) {
     fsync_directory(run_);
 }
 
-void RlStage::add_reference(int64_t step, StageBatch& batch) {
-    if (!reference_) make_reference(step);
+void RlStage::add_reference(StageBatch& batch) {
     for (MicroBatch& micro : batch.micro) {
         views_.fill(ctx_, micro);
         reference_pass_->forward(views_.batch, false);
@@ -285,6 +284,7 @@ void RlStage::add_reference(int64_t step, StageBatch& batch) {
 
 void RlStage::next_batch(int64_t step, StageBatch& batch) {
     batch = StageBatch{};
+    if (kl_ > 0 && !reference_) make_reference(step); // before anything is learnt
     if (pending_.empty()) {
         const int64_t late = recipe_.integer("rl", "max_new_tokens_late");
         const bool is_late = late > 0 && step >= recipe_.integer("rl", "late_step");
@@ -298,5 +298,5 @@ void RlStage::next_batch(int64_t step, StageBatch& batch) {
     }
     pack(pending_.back(), batch);
     pending_.pop_back();
-    if (kl_ > 0) add_reference(step, batch);
+    if (kl_ > 0) add_reference(batch);
 }

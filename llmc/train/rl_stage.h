@@ -33,7 +33,7 @@ class RlStage : public Stage {
     double reward(const Answer& answer) const;
     void keep_group(const Problem& problem, const Answer* answers, Tally& tally);
     void pack(const std::vector<Group>& groups, StageBatch& batch) const;
-    void add_reference(int64_t step, StageBatch& batch);
+    void add_reference(StageBatch& batch);
     void make_reference(int64_t step);
 
     Ctx& ctx_;

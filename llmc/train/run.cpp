@@ -2,6 +2,7 @@
 #include "llmc/train/run.h"
 
 #include "llmc/core/error.h"
+#include "llmc/core/fault.h"
 #include "llmc/core/file.h"
 #include "llmc/device/gemm.h"
 #include "llmc/ops/moe.h"
@@ -70,19 +71,20 @@ std::string run_name(const Recipe& recipe) {
 Run::Run(const Recipe& recipe, Comm& comm)
     : recipe_(recipe), comm_(comm), tokenizer_(recipe_tokenizer(recipe)) {
     tokenizer_.end_of_text(); // documents will need it
-    RunShape shape = run_shape(recipe, tokenizer_);
+    RunShape shape = run_shape(recipe, tokenizer_, comm_);
     if (comm.servers() > 0) shape.samples = false; // their ranks have the engines
     stage_names_ = shape.stages;
     const Backend backend = choose_backend(recipe.text("", "device"));
     ctx_ = std::make_unique<Ctx>(
         backend, threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()),
         choose_bf16(recipe.text("", "dtype"), backend));
-    plan_ = check_memory(*ctx_, shape, comm_.size(), comm_.machine_ranks());
+    plan_ = check_memory(*ctx_, shape, comm_);
     folder_ = recipe_.text("", "runs") + "/" + run_name(recipe_);
     if (comm_.root()) {
         open_folder();
         check_recipe();
     }
+    ctx_->arena.reserve(size_t(plan_.in_arena()));
     model_ = std::make_unique<Model>(*ctx_, shape.config);
     optimizer_ = std::make_unique<Optimizer>(*ctx_, comm_, *model_);
     pass_ = std::make_unique<TrainPass>(*ctx_, *model_, shape.pass);
@@ -184,6 +186,12 @@ void Run::describe() const {
                      double(plan_.total()) / (1 << 20)));
 }
 
+void Run::say_memory() {
+    const double taken = comm_.all_max(double(peak_resident_bytes()));
+    log_->say(format("memory   took at most %.1f MiB a rank, planned were %.1f", taken / (1 << 20),
+                     double(plan_.total()) / (1 << 20)));
+}
+
 std::unique_ptr<SampleSource> Run::make_source() {
     const EngineSettings settings = engine_settings(recipe_);
     if (comm_.servers() > 0)
@@ -207,11 +215,13 @@ int Run::train() {
     ::signal(SIGXFSZ, SIG_IGN); // a file-size limit is an error of write(), with its message
     while (position_.stage < stage_names_.size())
         if (!run_stage()) {
+            say_memory();
             log_->say(format("stopped at %s step %ld; the same command continues",
                              stage_names_[position_.stage].c_str(), long(position_.step)));
             return 0;
         }
     print_table();
+    say_memory();
     log_->say("complete: " + folder_);
     return 0;
 }
@@ -265,7 +275,13 @@ void Run::train_step(Stage& stage) {
         pass_->loss_backward(views_.stats, views_.targets, views_.scale, views_.old_logp,
                              stage.loss);
         sums.add(micro, views_.stats, stage.loss, tokenizer_);
+        fault_point(stage.name + ".trained");
     }
+    if (pass_->sharded()) // the others may have more micro-batches
+        for (int64_t turns =
+                 int64_t(comm_.all_max(double(batch.micro.size()))) - int64_t(batch.micro.size());
+             turns > 0; turns--)
+            pass_->backward_of_nothing();
     sums.all_sum(comm_);
     if (model_->config.moe()) comm_.all_sum(pass_->expert_counts());
     position_.step++;
@@ -280,7 +296,7 @@ void Run::train_step(Stage& stage) {
     double norm = 0;
     const bool finite = std::isfinite(sums.sum[kStatCe]);
     if (batch.tokens > 0 && finite)
-        norm = optimizer_->update(*ctx_, *model_, pass_->grads(), settings);
+        norm = optimizer_->update(*ctx_, *model_, pass_->summed_grads(comm_), settings);
     sums.write(line);
     line["grad_norm"] = norm;
     if (!finite || !std::isfinite(norm)) {
@@ -308,6 +324,7 @@ void Run::train_step(Stage& stage) {
     }
     line.update(batch.metrics);
     log_->metrics(line);
+    fault_point(stage.name + ".step");
     const double flops = forward_flops(model_->config) * double(3 * batch.rows + batch.sampled);
     log_->progress(stage.name, position_.step, stage.steps, line,
                    {batch.rows + batch.sampled, flops / (gemm_peak_ * comm_.size()),

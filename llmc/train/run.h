@@ -18,6 +18,8 @@ class Run {
     // on), which save and return.
     // Returns the exit code, 0 in both cases.
     int train();
+    const MemoryPlan& plan() const { return plan_; }
+    const Arena& arena() const { return ctx_->arena; }
 
   private:
     // Where the run stands; with the weights and Adam's moments this is the checkpoint.
@@ -31,6 +33,7 @@ class Run {
     void start_or_resume();
     void describe() const;
     std::unique_ptr<SampleSource> make_source();
+    void say_memory();
     std::unique_ptr<Stage> make_stage(const std::string& name);
     bool run_stage(); // false: interrupted
     void train_step(Stage& stage);
