@@ -277,37 +277,46 @@ std::vector<double> exact_shares(const std::vector<double>& z, const SampleShape
 TEST_CASE("sample: chi-square of a million draws", "[op][sample][slow]") {
     // Wilson-Hilferty: (X / df)^(1/3) is normal; 3.09 deviations are p = 0.001. The numbers are
     // those of a run: 10,000 prompts of 10 samples of 10 tokens.
-    const int V = 40, N = 1000000;
+    const int V = 40, N = 1000000, kRows = 10000;
     const auto z = random_logits(V, 31);
+    Ctx ctx(Backend::cpu, 2);
+    Buffer logits(Dtype::f32, "logits", kRows, V), uniform(Dtype::f64, "uniform", kRows);
+    Buffer tokens(Dtype::i32, "tokens", kRows), kept(Dtype::f64, "kept", kRows);
+    for (int i = 0; i < kRows * V; i++) logits.as<float>()[i] = float(z[size_t(i % V)]);
     uint64_t step = 0;
-    for (double temperature : {0.7, 1.0, 1.3})
-        for (double top_p : {0.8, 0.95, 1.0})
-            for (int top_k : {0, 12, 25}) {
-                const SampleShape shape = {V, temperature, top_p, top_k};
-                const std::vector<double> p = exact_shares(z, shape);
-                std::vector<int64_t> count(V);
-                step++;
-                for (int prompt = 0; prompt < 10000; prompt += 1000) {
-                    std::vector<double> u;
-                    for (int i = 0; i < N / 10; i++)
-                        u.push_back(sample_uniform(5, step, uint64_t(prompt + i / 100), i / 10 % 10,
-                                                   i % 10));
-                    for (int token : sample(Backend::cpu, z, V, u, shape)) count[token]++;
-                }
-                double chi = 0;
-                int cells = 0;
-                for (int v = 0; v < V; v++) {
-                    const double expected = N * p[v], difference = double(count[v]) - expected;
-                    if (expected == 0) CHECK(count[v] == 0);
-                    else chi += difference * difference / expected, cells++;
-                }
-                const double df = cells - 1;
-                const double deviations =
-                    (std::cbrt(chi / df) - (1 - 2 / (9 * df))) / std::sqrt(2 / (9 * df));
-                INFO("temperature " << temperature << " top_p " << top_p << " top_k " << top_k
-                                    << ", chi-square " << chi << ", df " << df);
-                CHECK(deviations < 3.09);
-            }
+    for (SampleShape shape : {SampleShape{V, 1, 1, 0},
+                              {V, 0.7, 1, 0},
+                              {V, 1.3, 1, 12},
+                              {V, 1, 1, 25},
+                              {V, 0.7, 0.95, 0},
+                              {V, 1, 0.8, 0},
+                              {V, 0.9, 0.8, 25},
+                              {V, 1.3, 0.95, 12},
+                              {V, 1, 0.9, 3}}) {
+        const std::vector<double> p = exact_shares(z, shape);
+        std::vector<int64_t> count(V);
+        step++;
+        for (int prompt = 0; prompt < 10000; prompt += kRows / 100) {
+            for (int i = 0; i < kRows; i++)
+                uniform.as<double>()[i] =
+                    sample_uniform(5, step, uint64_t(prompt + i / 100), i / 10 % 10, i % 10);
+            sample_forward(ctx, tokens.view(), kept.view(), logits.view(), uniform.view(), shape);
+            for (int i = 0; i < kRows; i++) count[tokens.as<int32_t>()[i]]++;
+        }
+        double chi = 0;
+        int cells = 0;
+        for (int v = 0; v < V; v++) {
+            const double expected = N * p[v], difference = double(count[v]) - expected;
+            if (expected == 0) CHECK(count[v] == 0);
+            else chi += difference * difference / expected, cells++;
+        }
+        const double df = cells - 1;
+        const double deviations =
+            (std::cbrt(chi / df) - (1 - 2 / (9 * df))) / std::sqrt(2 / (9 * df));
+        INFO("temperature " << shape.temperature << " top_p " << shape.top_p << " top_k "
+                            << shape.top_k << ", chi-square " << chi << ", df " << df);
+        CHECK(deviations < 3.09);
+    }
 }
 
 TEST_CASE("sample: padded and impossible tokens are never drawn", "[op][sample]") {
