@@ -19,7 +19,7 @@ static int bench_main(int argc, char** argv) {
     Model model(ctx, model_preset(argc > 6 ? argv[6] : "demo"));
     init_params(model.weights, model.table, model.config, 1, 0.02);
     model.weights_changed();
-    Engine engine(ctx, model, {sequences, 32, length + fresh});
+    Engine engine(ctx, model, {sequences, 64, length + fresh});
     std::vector<Request> requests;
     Rng rng(1, 1);
     for (int i = 0; i < sequences; i++) {
