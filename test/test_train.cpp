@@ -137,6 +137,20 @@ TEST_CASE("train: every step does what its stage says", "[train]") {
     CHECK(std::fabs(sum) < 1e-4 * size); // around zero
 }
 
+TEST_CASE("train: rollout and trainer have the same log-probs in every RL step", "[train][slow]") {
+    const char* dtype = GENERATE("fp32", "bf16");
+    const char* model = GENERATE("tiny", "tiny-moe");
+    CAPTURE(dtype, model);
+    ShortRun run(
+        {"-model", model, "-dtype", dtype, "-channels", "64", "-ffn", "640", "-rl.steps", "12"});
+    int kept = 0;
+    for (size_t i = 70; i < run.steps.size(); i++) {
+        CHECK(run.steps[i]["max_abs_dlogp"].get<double>() == 0);
+        kept += run.steps[i]["kept_groups"].get<int>();
+    }
+    CHECK(kept > 5);
+}
+
 TEST_CASE("train: at bias_rate 0 the router bias stays where it was", "[train]") {
     ShortRun run({});
     for (double b : run.router_bias()) CHECK(b == 0);

@@ -20,7 +20,7 @@ inline Vf load(const float* p) {
     return v;
 }
 inline void store(float* p, Vf v) { std::memcpy(p, &v, sizeof v); }
-inline Vf splat(float x) { return Vf{} + x; }
+inline Vf splat(float x) { return Vf{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
 
 // The first `count` (0..16) lanes from p, the others `fill`.
 inline Vf load_tail(const float* p, int count, float fill) {

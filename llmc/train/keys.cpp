@@ -87,7 +87,7 @@ const std::vector<Key> kRunKeys = {
     {"val_fraction", "evaluation", kReal, "0.02", 0, 0.5, "", "share of the text held out"},
     {"val_rows", "evaluation", kInt, "256", 1, 1e9, "rows", "rows of held-out text scored"},
     {"decode_rows", "evaluation", kInt, "128", 1, 65536, "sequences", "decoded at a time"},
-    {"page_size", "evaluation", kInt, "32", 1, 4096, "tokens", "tokens of one KV cache page"},
+    {"page_size", "evaluation", kInt, "64", 1, 4096, "tokens", "tokens of one KV cache page"},
     {"pages", "evaluation", kInt, "0", 0, 1e9, "pages",
      "of the KV cache; 0 = enough for all rows. With fewer the newest samples are preempted"},
 };

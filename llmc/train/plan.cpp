@@ -182,10 +182,10 @@ std::string plan_text(Ctx& ctx, const RunShape& shape, Comm& comm) {
                                          shape.pass.recompute ? ", blocks recomputed" : ""));
     segment(Segment::logits,
             format("%ld rows at a time", long(std::min(shape.pass.rows, shape.pass.loss_rows))));
-    segment(Segment::rollouts, shape.samples
-                                   ? format("KV cache and pass of %d sequences of %d tokens",
-                                            shape.engine.rows, shape.engine.longest)
-                                   : "no problems, no RL");
+    segment(Segment::rollouts,
+            shape.samples ? format("packed weights, KV cache and pass of %d sequences of %d tokens",
+                                   shape.engine.rows, shape.engine.longest)
+                          : "no problems, no RL");
     add("exchange", p.exchange, "buffers between ranks");
     add("program", p.program, "resident before the first tensor, libraries included");
     add("total", p.total(), "");
