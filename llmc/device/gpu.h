@@ -11,6 +11,7 @@
 //   cp_async16, _commit, _wait      16-byte copies from global to shared memory
 //   ldmatrix_x2, _x4, _trans        8x8 matrices of bf16: shared memory -> fragments
 //   mma_m16n8k16                    tensor cores: d += a b, bf16 into fp32
+//   bf16_pair                       a register of a fragment
 //   to_float, from_float            the stored type <-> float
 //   gpu_arch, kernel_path           compute capability, 10 * major + minor; a path a test asks for
 //

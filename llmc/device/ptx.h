@@ -119,6 +119,13 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[M][N][4], const uint32_t
                            "r"(b[j][1]));
 }
 
+// Two bf16 in a register, rounded to nearest, ties to even.
+__device__ __forceinline__ uint32_t bf16_pair(float low, float high) {
+    uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+
 // 2^x to 2 units in the last place; 0 below -126, exact at 0.
 __device__ __forceinline__ float exp2_approx(float x) {
     float y;

@@ -202,6 +202,10 @@ inline unsigned atomicCAS(unsigned* p, unsigned expected, unsigned value) {
 // ------------------------------------------------------------------------------------------------
 // arithmetic
 
+inline uint32_t bf16_pair(float low, float high) {
+    return uint32_t(float_to_bf16(low)) | uint32_t(float_to_bf16(high)) << 16;
+}
+template <class T> T min(T a, T b) { return b < a ? b : a; }
 inline float exp2_approx(float x) { return exp2f(x); }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline int __popc(unsigned x) { return std::popcount(x); }
