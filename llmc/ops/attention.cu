@@ -123,7 +123,7 @@ template <int kWidth> struct Softmax {
 //   | queries, later the output | keys, values of stage 0 | of stage 1 | exchange (fp32) |
 // Bound by the tensor cores where documents are long; 4 N D mma flops for each row and key.
 template <class T, int kWidth>
-__global__ void __launch_bounds__(Tiling<T, kWidth>::kThreads)
+__global__ void __launch_bounds__(Tiling<T, kWidth>::kThreads, 1)
     attention_forward_kernel(Inputs<T> a, HeadRows<T> out, float* lse, int64_t lse_ld) {
     using S = Tiling<T, kWidth>;
     constexpr int kColumns = S::kForwardColumns, N = kColumns / 8, kTile = kColumns * kWidth;
@@ -249,7 +249,7 @@ __device__ __forceinline__ void differentiate(float (&s)[1][N][4], float (&ds)[1
 // One block = 64 query rows of one head, as in the forward; their dq stays in registers.
 //   | queries, later dq | dout | keys, values of stage 0 | of stage 1 | exchange (fp32) |
 template <class T, int kWidth>
-__global__ void __launch_bounds__(Tiling<T, kWidth>::kThreads)
+__global__ void __launch_bounds__(Tiling<T, kWidth>::kThreads, 1)
     attention_dq_kernel(Inputs<T> a, HeadRows<T> dq, HeadRows<T> dout, RowTerms terms) {
     using S = Tiling<T, kWidth>;
     constexpr int kColumns = S::kBackwardColumns, N = kColumns / 8, kTile = kColumns * kWidth;
@@ -323,7 +323,7 @@ __global__ void __launch_bounds__(Tiling<T, kWidth>::kThreads)
 //   | keys, later dk | values, later dv | queries, douts, terms of stage 0 | of stage 1 | exchange |
 // Each of the group's heads reads queries and dout once per block.
 template <class T, int kWidth>
-__global__ void __launch_bounds__(Tiling<T, kWidth>::kThreads)
+__global__ void __launch_bounds__(Tiling<T, kWidth>::kThreads, 1)
     attention_dkv_kernel(Inputs<T> a, HeadRows<T> dk, HeadRows<T> dv, HeadRows<T> dout,
                          RowTerms terms) {
     using S = Tiling<T, kWidth>;

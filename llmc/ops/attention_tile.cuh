@@ -165,22 +165,28 @@ __device__ __forceinline__ void scores(float (&s)[1][N][4], const Left<bf16, kWi
 template <int kWidth, int N>
 __device__ __forceinline__ void mix(float (&o)[1][kWidth / 8][4], const float (&p)[1][N][4],
                                     const bf16* tile, bf16*) {
+    constexpr int kLoads = kWidth < 64 ? kWidth / 16 : 4; // at a time: registers are short
     const int lane = int(threadIdx.x) % 32;
 #pragma unroll
     for (int step = 0; step < N / 2; step++) {
-        uint32_t a[1][4], x[kWidth / 16][4], b[kWidth / 8][2];
-        const void* from[kWidth / 16];
+        uint32_t a[1][4];
 #pragma unroll
         for (int r = 0; r < 4; r++) { // the sums' fragments are those of a left factor
             const float* pair = p[0][2 * step + r / 2] + r % 2 * 2;
             a[0][r] = bf16_pair(pair[0], pair[1]);
         }
 #pragma unroll
-        for (int i = 0; i < kWidth / 16; i++)
-            from[i] = piece_at<const bf16, kWidth>(tile, 16 * step + lane % 16, 2 * i + lane / 16);
-        ldmatrix_x4_trans(x, from);
-        split_pairs(b, x);
-        mma_m16n8k16(o, a, b);
+        for (int part = 0; part < kWidth / 16; part += kLoads) {
+            uint32_t x[kLoads][4], b[2 * kLoads][2];
+            const void* from[kLoads];
+#pragma unroll
+            for (int i = 0; i < kLoads; i++)
+                from[i] = piece_at<const bf16, kWidth>(tile, 16 * step + lane % 16,
+                                                       2 * (part + i) + lane / 16);
+            ldmatrix_x4_trans(x, from);
+            split_pairs(b, x);
+            mma_m16n8k16(reinterpret_cast<float(&)[1][2 * kLoads][4]>(o[0][2 * part]), a, b);
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 #include "llmc/core/rng.h"
 #include "llmc/device/simt/trace.h"
 #include "llmc/ops/adamw.h"
+#include "llmc/ops/attention.h"
 #include "llmc/ops/embed.h"
 #include "llmc/ops/loss.h"
 #include "llmc/ops/norm.h"
@@ -213,6 +214,69 @@ std::string row_of(const OpRow& op) {
                   long(shared.wavefronts), long(shared.ideal), long(trace.races()));
 }
 
+// Attention over one document of T rows, bf16. Tiles of 64 rows; columns pass by 64 or 32 at a time.
+struct AttentionCase {
+    int T, H, HKV, D, backward_columns;
+};
+
+// mma of `products` products for each piece of 16 rows by `columns` with a visible pair.
+int64_t needed_mma(const AttentionCase& c, int heads, int columns, int products) {
+    int64_t pieces = 0;
+    for (int row = 0; row < c.T; row += 16)
+        for (int column = 0; column < c.T; column += columns) pieces += column <= row + 15;
+    return pieces * heads * products * (columns / 8) * (c.D / 16);
+}
+
+std::string row_of(const AttentionCase& c, bool backward) {
+    Trace trace;
+    Watcher m(trace);
+    const Dtype x = Dtype::bf16;
+    const View q = m.make("q", x, c.T, c.H * c.D), k = m.make("k", x, c.T, c.HKV * c.D);
+    const View v = m.make("v", x, c.T, c.HKV * c.D), lse = m.make("lse", Dtype::f32, c.T, c.H);
+    const View out = m.make("out", x, c.T, c.H * c.D),
+               start = vector_view(m, "start", Dtype::i32, c.T);
+    Ctx ctx(Backend::simt, 1);
+    ctx.simt.trace = &trace;
+    if (!backward) attention_forward(ctx, out, lse, q, k, v, start, c.H, c.HKV);
+    else
+        attention_backward(ctx, m.make("dq", x, c.T, c.H * c.D), m.make("dk", x, c.T, c.HKV * c.D),
+                           m.make("dv", x, c.T, c.HKV * c.D), m.make("dout", x, c.T, c.H * c.D),
+                           out, lse, q, k, v, start, c.H, c.HKV);
+    double pairs = 0; // of a tile of 64 rows and a column that passes by it
+    for (int row = 0; row < c.T; row += 64) pairs += row + 64;
+    const double pass = 2 * 2.0 * c.D * pairs * c.H, own = 2.0 * c.T * c.H * c.D;
+    const double own_kv = 2 * 2.0 * c.T * c.HKV * c.D;
+    const double floor = backward ? 2 * pass + own_kv + 4 * own : pass + own;
+    const int64_t needed =
+        backward ? needed_mma(c, c.H, c.backward_columns, 7) : needed_mma(c, c.H, 64, 2);
+    double loaded = 0;
+    for (const char* name : {"q", "k", "v", "out"})
+        loaded += 32.0 * double(trace.watched(name).load.sectors);
+    if (backward) loaded += 32.0 * double(trace.watched("dout").load.sectors);
+    const auto& shared = trace.shared();
+    return format("attention %-8s T=%d H=%d+%d D=%-3d | %8.0f %8.0f %5.3f | %7ld %7ld %5.3f | %7ld "
+                  "%7ld %5.3f | %ld\n",
+                  backward ? "backward" : "forward", c.T, c.H, c.HKV, c.D, loaded, floor,
+                  loaded / floor, long(trace.mma()), long(needed),
+                  double(trace.mma()) / double(needed), long(shared.wavefronts), long(shared.ideal),
+                  double(shared.wavefronts) / double(shared.ideal), long(trace.races()));
+}
+
+const AttentionCase kAttentionCases[] = {
+    {256, 4, 2, 32, 64}, {256, 4, 2, 64, 64}, {256, 4, 1, 128, 32}};
+
+const char kAttentionHeader[] =
+    "#\n"
+    "# Attention, bf16, one document. Loaded: bytes of q, k, v, out and dout in 32-byte sectors; "
+    "floor:\n"
+    "# what passes by a tile of 64 rows, once for each tile, and the tile's own rows. mma; needed: "
+    "those\n"
+    "# of pieces of 16 rows by 64 (D = 128, backward: 32) columns with a pair that counts. Shared\n"
+    "# memory: wavefronts, ideal.\n"
+    "# op               shape            |   loaded    floor ratio |     mma  needed ratio |   "
+    "waves "
+    "  ideal ratio | races\n";
+
 const char kOpHeader[] =
     "#\n"
     "# Bytes moved in 32-byte sectors, weights and partial sums included; floor: the op's rows, "
@@ -237,6 +301,9 @@ TEST_CASE("traffic: the table is what the kernels move", "[traced]") {
     for (const LossCase& c : kCases) table += row_of(c);
     table += kOpHeader;
     for (const OpRow& op : op_rows()) table += row_of(op);
+    table += kAttentionHeader;
+    for (const AttentionCase& c : kAttentionCases)
+        for (bool backward : {false, true}) table += row_of(c, backward);
     const std::string committed = read_file("test/traced/traffic.txt");
     if (table != committed) write_file_atomic("build/traffic.txt", table);
     INFO("counted (also in build/traffic.txt):\n" << table);
