@@ -35,8 +35,8 @@ void compare_paged(Dtype x, const std::vector<int64_t>& lengths, int page_size, 
     Buffer start(Dtype::i32, "doc_start", N), row(Dtype::i32, "row", N),
         length_view(Dtype::i32, "length", N), slot(Dtype::i32, "slot", N),
         table(Dtype::i32, "page_table", R, max_pages);
-    Buffer k_pages(x, "k_pages", pages, page_size, HKV * D);
-    Buffer v_pages(x, "v_pages", pages, page_size, HKV * D);
+    Buffer k_pages(x, "k_pages", pages, HKV * D, page_size);
+    Buffer v_pages(x, "v_pages", pages, HKV * page_size, D);
     fill_normal(q.view(), 1);
     fill_normal(k.view(), 2);
     fill_normal(v.view(), 3);

@@ -228,11 +228,22 @@ TEST_CASE("rollout: a long prompt is computed in chunks beside decoding", "[roll
 }
 
 TEST_CASE("rollout: cached decoding has the full forward's logits bit for bit", "[rollout]") {
-    const bool moe = GENERATE(false, true);
-    CAPTURE(moe);
-    Fixture f(Backend::cpu, 2, moe);
+    const bool moe = GENERATE(false, true), wide = GENERATE(false, true);
+    const Dtype x = GENERATE(Dtype::f32, Dtype::bf16);
     const int page_size = GENERATE(8, 64);
-    const int64_t N = 100, Vp = f.model.config.padded_vocab();
+    CAPTURE(moe, wide, dtype_name(x), page_size);
+    ModelConfig config = small_config(moe);
+    if (wide) { // sums of 768 products are cut into chains
+        config.layers = 1;
+        config.channels = 256;
+        config.ffn = config.expert_ffn = 768;
+        config.head_dim = 64;
+    }
+    Ctx ctx(Backend::cpu, 2, x == Dtype::bf16);
+    Model model(ctx, config);
+    init_params(model.weights, model.table, config, 7, 0.1);
+    model.weights_changed();
+    const int64_t N = 100, Vp = config.padded_vocab();
     std::vector<int32_t> tokens, positions, doc_start(N, 0);
     for (int64_t n = 0; n < N; n++) {
         tokens.push_back(int32_t((n * n + 3 * n) % 61));
@@ -241,17 +252,17 @@ TEST_CASE("rollout: cached decoding has the full forward's logits bit for bit", 
     auto index = [](std::vector<int32_t>& values) {
         return make_view(values.data(), Dtype::i32, "index", int64_t(values.size()));
     };
-    TrainPass full(f.ctx, f.model, {N, N, false, false});
+    TrainPass full(ctx, model, {N, N, false, false});
     full.forward({index(tokens), index(positions), index(doc_start)}, false);
-    Buffer want(Dtype::f32, "logits", N, Vp);
+    Buffer want(x, "logits", N, Vp);
     full.logits_forward(want.view(), 0);
     // 37 tokens as a prompt, the rest one by one
     const int pages = int((N + page_size - 1) / page_size);
-    KvCache cache(f.model.config, Dtype::f32, pages, page_size);
-    DecodePass pass(f.ctx, f.model, cache, 40, 40);
+    KvCache cache(config, x, pages, page_size);
+    DecodePass pass(ctx, model, cache, 40, 40);
     std::vector<int32_t> table(pages);
     for (int p = 0; p < pages; p++) table[p] = pages - 1 - p;
-    float worst = 0;
+    double worst = 0;
     for (int64_t begin = 0, end = 37; begin < N; begin = end, end = begin + 1) {
         std::vector<int32_t> t, pos, row, length, slot, rows;
         for (int64_t n = begin; n < end; n++) {
@@ -266,11 +277,25 @@ TEST_CASE("rollout: cached decoding has the full forward's logits bit for bit", 
                       make_view(table.data(), Dtype::i32, "page_table", 1, pages)});
         const View got = pass.logits_forward(index(rows));
         for (int64_t n = begin; n < end; n++)
-            for (int v = 0; v < f.model.config.vocab; v++)
-                worst = std::max(worst, std::fabs(got.as<float>()[(n - begin) * got.ld + v] -
-                                                  want.as<float>()[n * Vp + v]));
+            for (int v = 0; v < config.vocab; v++)
+                worst = std::max(worst, std::fabs(read_value(got, (n - begin) * got.ld + v) -
+                                                  read_value(want.view(), n * Vp + v)));
     }
     CHECK(worst == 0);
+}
+
+TEST_CASE("rollout: an engine follows the weights", "[rollout]") {
+    const bool moe = GENERATE(false, true), bf16 = GENERATE(false, true);
+    CAPTURE(moe, bf16);
+    Fixture f(Backend::cpu, 1, moe, bf16);
+    Engine engine(f.ctx, f.model, {9, 16, kLongest});
+    const Request request = some_requests()[0];
+    const std::vector<Completion> before = engine.generate({request}, settings(20));
+    init_params(f.model.weights, f.model.table, f.model.config, 8, 0.2);
+    f.model.weights_changed();
+    const std::vector<Completion> after = engine.generate({request}, settings(20));
+    CHECK(after[0].tokens != before[0].tokens);
+    for (const Completion& c : after) check_against_training(f, request.prompt, c, 0.8);
 }
 
 TEST_CASE("rollout: a shared prompt's partial page is copied on write, its others never",

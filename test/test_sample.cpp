@@ -2,6 +2,7 @@
 #include "llmc/core/rng.h"
 #include "llmc/device/buffer.h"
 #include "llmc/ops/sample.h"
+#include "llmc/rollout/engine.h"
 #include "test/catch.h"
 
 #include <algorithm>
@@ -251,45 +252,62 @@ TEST_CASE("sample: the mass that was drawn from", "[op][sample]") {
     }
 }
 
+namespace {
+
+// softmax(z / temperature), cut to top_k, then to top_p, and renormalised: exact, in double.
+std::vector<double> exact_shares(const std::vector<double>& z, const SampleShape& shape) {
+    std::vector<int> order(z.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return z[a] > z[b]; });
+    if (shape.top_k > 0) order.resize(std::min(order.size(), size_t(shape.top_k)));
+    std::vector<double> p(z.size());
+    double sum = 0, mass = 0;
+    for (int v : order) sum += p[v] = std::exp(z[v] / shape.temperature);
+    for (int v : order) {
+        if (mass >= shape.top_p * sum) p[v] = 0;
+        mass += p[v];
+    }
+    const double kept = std::accumulate(p.begin(), p.end(), 0.0);
+    for (double& x : p) x /= kept;
+    return p;
+}
+
+} // namespace
+
 TEST_CASE("sample: chi-square of a million draws", "[op][sample][slow]") {
-    // Wilson-Hilferty: (X / df)^(1/3) is normal; 3.09 deviations are p = 0.001.
+    // Wilson-Hilferty: (X / df)^(1/3) is normal; 3.09 deviations are p = 0.001. The numbers are
+    // those of a run: 10,000 prompts of 10 samples of 10 tokens.
     const int V = 40, N = 1000000;
     const auto z = random_logits(V, 31);
-    for (SampleShape shape :
-         {SampleShape{V, 1, 1, 0}, {V, 0.7, 0.95, 0}, {V, 1.3, 1, 12}, {V, 0.9, 0.8, 25}}) {
-        std::vector<int> order(V);
-        std::iota(order.begin(), order.end(), 0);
-        std::sort(order.begin(), order.end(), [&](int a, int b) { return z[a] > z[b]; });
-        std::vector<double> p(V);
-        double sum = 0, mass = 0, left = 0;
-        for (int i = 0; i < V; i++)
-            if (shape.top_k == 0 || i < shape.top_k)
-                sum += p[order[i]] = std::exp(z[order[i]] / shape.temperature);
-        for (int v : order) {
-            if (mass >= shape.top_p * sum) p[v] = 0;
-            mass += p[v];
-        }
-        for (double x : p) left += x;
-        std::vector<int64_t> count(V);
-        for (int block = 0; block < 10; block++)
-            for (int token :
-                 sample(Backend::cpu, z, V, random_uniform(N / 10, uint64_t(50 + block)), shape))
-                count[token]++;
-        double chi = 0;
-        int cells = 0;
-        for (int v = 0; v < V; v++) {
-            const double expected = N * p[v] / left;
-            if (p[v] == 0) CHECK(count[v] == 0);
-            else
-                chi += (double(count[v]) - expected) * (double(count[v]) - expected) / expected,
-                    cells++;
-        }
-        const double df = cells - 1;
-        const double deviations =
-            (std::cbrt(chi / df) - (1 - 2 / (9 * df))) / std::sqrt(2 / (9 * df));
-        INFO("temperature " << shape.temperature << ", chi-square " << chi << ", df " << df);
-        CHECK(deviations < 3.09);
-    }
+    uint64_t step = 0;
+    for (double temperature : {0.7, 1.0, 1.3})
+        for (double top_p : {0.8, 0.95, 1.0})
+            for (int top_k : {0, 12, 25}) {
+                const SampleShape shape = {V, temperature, top_p, top_k};
+                const std::vector<double> p = exact_shares(z, shape);
+                std::vector<int64_t> count(V);
+                step++;
+                for (int prompt = 0; prompt < 10000; prompt += 1000) {
+                    std::vector<double> u;
+                    for (int i = 0; i < N / 10; i++)
+                        u.push_back(sample_uniform(5, step, uint64_t(prompt + i / 100), i / 10 % 10,
+                                                   i % 10));
+                    for (int token : sample(Backend::cpu, z, V, u, shape)) count[token]++;
+                }
+                double chi = 0;
+                int cells = 0;
+                for (int v = 0; v < V; v++) {
+                    const double expected = N * p[v], difference = double(count[v]) - expected;
+                    if (expected == 0) CHECK(count[v] == 0);
+                    else chi += difference * difference / expected, cells++;
+                }
+                const double df = cells - 1;
+                const double deviations =
+                    (std::cbrt(chi / df) - (1 - 2 / (9 * df))) / std::sqrt(2 / (9 * df));
+                INFO("temperature " << temperature << " top_p " << top_p << " top_k " << top_k
+                                    << ", chi-square " << chi << ", df " << df);
+                CHECK(deviations < 3.09);
+            }
 }
 
 TEST_CASE("sample: padded and impossible tokens are never drawn", "[op][sample]") {

@@ -1,4 +1,4 @@
-// build/bench_rollout SEQUENCES [THREADS [NEW [PROMPT [REPEATS [MODEL]]]]]
+// build/bench_rollout SEQUENCES [THREADS [NEW [PROMPT [REPEATS [MODEL [DTYPE]]]]]]
 // Tokens per second of the engine, prefill included: SEQUENCES different prompts of random tokens,
 // one answer of NEW tokens each, no stop token, random weights. Prints the median and the slowest
 // and fastest repeat.
@@ -15,9 +15,10 @@ static int bench_main(int argc, char** argv) {
     auto number = [&](int i, int otherwise) { return argc > i ? std::atoi(argv[i]) : otherwise; };
     const int sequences = number(1, 64), threads = number(2, 2), fresh = number(3, 256);
     const int length = number(4, 32), repeats = number(5, 3);
-    Ctx ctx(Backend::cpu, threads);
+    Ctx ctx(Backend::cpu, threads, choose_bf16(argc > 7 ? argv[7] : "fp32", Backend::cpu));
     Model model(ctx, model_preset(argc > 6 ? argv[6] : "demo"));
     init_params(model.weights, model.table, model.config, 1, 0.02);
+    model.weights_changed();
     Engine engine(ctx, model, {sequences, 32, length + fresh});
     std::vector<Request> requests;
     Rng rng(1, 1);

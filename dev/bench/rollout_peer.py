@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The peers of `dev/bench/rollout.sh`: the demo model in PyTorch, fp32, random weights, sampling at temperature 1.
+"""The peers of `dev/bench/rollout.sh`: the demo model in PyTorch, random weights, sampling at temperature 1. With
+--dtype bf16 weights, activations and cache are bf16.
 
   hf    Hugging Face Qwen3ForCausalLM.generate() with its KV cache
   loop  a hand-written decode loop over a preallocated (static) cache, fused QKV and gate/up projections
@@ -18,14 +19,14 @@ import torch.nn.functional as F
 LAYERS, CHANNELS, FFN, HEADS, KV_HEADS, WIDTH, VOCAB = 4, 256, 768, 4, 2, 64, 512
 
 
-def huggingface():
+def huggingface(dtype):
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     import transformers
     config = transformers.Qwen3Config(
         vocab_size=VOCAB, hidden_size=CHANNELS, intermediate_size=FFN, num_hidden_layers=LAYERS,
         num_attention_heads=HEADS, num_key_value_heads=KV_HEADS, head_dim=WIDTH, max_position_embeddings=1024,
         tie_word_embeddings=True, eos_token_id=None, bos_token_id=None, pad_token_id=0)
-    model = transformers.Qwen3ForCausalLM(config).eval()
+    model = transformers.Qwen3ForCausalLM(config).to(dtype).eval()
 
     def generate(prompt, new):
         out = model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=True, temperature=1.0, top_k=0,
@@ -35,19 +36,23 @@ def huggingface():
 
 
 class StaticLoop:
-    def __init__(self):
+    def __init__(self, dtype):
         def weight(*shape):
-            return torch.randn(*shape) * 0.02
+            return (torch.randn(*shape) * 0.02).to(dtype)
+
+        def ones(width):
+            return torch.ones(width, dtype=dtype)
         self.embed = weight(VOCAB, CHANNELS)
-        self.layers = [dict(n1=torch.ones(CHANNELS), n2=torch.ones(CHANNELS), nq=torch.ones(WIDTH),
-                            nk=torch.ones(WIDTH), qkv=weight((HEADS + 2 * KV_HEADS) * WIDTH, CHANNELS),
+        self.layers = [dict(n1=ones(CHANNELS), n2=ones(CHANNELS), nq=ones(WIDTH),
+                            nk=ones(WIDTH), qkv=weight((HEADS + 2 * KV_HEADS) * WIDTH, CHANNELS),
                             o=weight(CHANNELS, HEADS * WIDTH), gate_up=weight(2 * FFN, CHANNELS),
                             down=weight(CHANNELS, FFN)) for _ in range(LAYERS)]
-        self.norm = torch.ones(CHANNELS)
+        self.norm = ones(CHANNELS)
         inverse = 1e4 ** (-torch.arange(0, WIDTH, 2).float() / WIDTH)
         angles = torch.outer(torch.arange(1024).float(), inverse)
-        self.cos = torch.cat((angles.cos(), angles.cos()), -1)
-        self.sin = torch.cat((angles.sin(), angles.sin()), -1)
+        self.cos = torch.cat((angles.cos(), angles.cos()), -1).to(dtype)
+        self.sin = torch.cat((angles.sin(), angles.sin()), -1).to(dtype)
+        self.dtype = dtype
 
     def forward(self, tokens, begin, caches):
         B, T = tokens.shape
@@ -72,12 +77,12 @@ class StaticLoop:
     def __call__(self, prompt, new):
         B, T = prompt.shape
         shape = (B, KV_HEADS, T + new, WIDTH)
-        caches = [(torch.empty(shape), torch.empty(shape)) for _ in self.layers]
+        caches = [tuple(torch.empty(shape, dtype=self.dtype) for _ in "kv") for _ in self.layers]
         tokens, begin, logps = prompt, 0, []
         for _ in range(new):
             logits = self.forward(tokens, begin, caches)
             begin += tokens.shape[1]
-            logp = torch.log_softmax(logits, -1)
+            logp = torch.log_softmax(logits.float(), -1)
             noise = torch.empty_like(logp).exponential_()
             tokens = (logp.exp() / noise).argmax(-1, keepdim=True)
             logps.append(logp.gather(1, tokens))
@@ -88,10 +93,12 @@ def main():
     parser.add_argument("peer", choices=("hf", "loop"))
     for name, value in dict(sequences=64, threads=2, new=256, prompt=32, repeats=3).items():
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
     a = parser.parse_args()
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[a.dtype]
     torch.set_num_threads(a.threads)
     torch.manual_seed(1)
-    generate = huggingface() if a.peer == "hf" else StaticLoop()
+    generate = huggingface(dtype) if a.peer == "hf" else StaticLoop(dtype)
     rates = []
     with torch.inference_mode():
         for repeat in range(-1, a.repeats):

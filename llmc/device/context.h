@@ -11,7 +11,8 @@
 // thread on the CPU (device/simt/runtime.h); ops without a kernel run their cpu version.
 enum class Backend { ref, cpu, simt };
 
-struct GemmCache; // device/gemm.cpp
+struct GemmCache;    // device/gemm.cpp
+class PackedWeights; // device/gemm_rows.h
 
 // Bump allocator for an op's temporaries. A ScratchFrame gives everything back at its end; after
 // the first steps no call reaches the system allocator.
@@ -60,6 +61,7 @@ struct Ctx {
     bool bf16;
     Scratch scratch;
     std::shared_ptr<GemmCache> gemm_cache;
+    const PackedWeights* packed_weights = nullptr; // of the pass that runs
     SimtOptions simt;
     void* stream = nullptr; // cudaStream_t of kernels built by nvcc
 

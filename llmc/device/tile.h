@@ -2,7 +2,8 @@
 // shared by attention, the experts' grouped GEMM and the dense GEMM without oneDNN.
 //
 // Every element of C is one chain of fused multiply-adds over k in ascending order, whatever m, n
-// and the position in the tile are: rows never depend on how many rows there are.
+// and the position in the tile are: rows never depend on how many rows there are. B is float, or
+// bf16 that is widened as it is read.
 #pragma once
 #include "llmc/device/simd.h"
 
@@ -19,8 +20,8 @@ constexpr int kTileColumns = 2 * kLanes; // columns of one packed panel
 
 namespace tile_detail {
 // rows x (vectors * 16) block of C, a at (row, p) = a[row * a_row + p * a_col].
-template <int kRows, int kVectors>
-inline void block(int k, const float* a, ptrdiff_t a_row, ptrdiff_t a_col, const float* b,
+template <int kRows, int kVectors, class B>
+inline void block(int k, const float* a, ptrdiff_t a_row, ptrdiff_t a_col, const B* b,
                   ptrdiff_t ldb, float* c, ptrdiff_t ldc, bool accumulate) {
     Vf sum[kRows][kVectors];
     for (int i = 0; i < kRows; i++)
@@ -39,15 +40,16 @@ inline void block(int k, const float* a, ptrdiff_t a_row, ptrdiff_t a_col, const
 }
 
 // The last n % 16 columns.
-inline void tail(int k, int n, const float* a, ptrdiff_t a_col, const float* b, ptrdiff_t ldb,
-                 float* c, bool accumulate) {
+template <class B>
+inline void tail(int k, int n, const float* a, ptrdiff_t a_col, const B* b, ptrdiff_t ldb, float* c,
+                 bool accumulate) {
     Vf sum = accumulate ? load_tail(c, n, 0.0f) : Vf{};
     for (int p = 0; p < k; p++) sum += splat(a[p * a_col]) * load_tail(b + p * ldb, n, 0.0f);
     store_tail(c, sum, n);
 }
 
-template <int kRows>
-inline void rows(int n, int k, const float* a, ptrdiff_t a_row, ptrdiff_t a_col, const float* b,
+template <int kRows, class B>
+inline void rows(int n, int k, const float* a, ptrdiff_t a_row, ptrdiff_t a_col, const B* b,
                  ptrdiff_t ldb, float* c, ptrdiff_t ldc, bool accumulate) {
     int j = 0;
     if constexpr (kRows <=
@@ -67,8 +69,9 @@ inline void rows(int n, int k, const float* a, ptrdiff_t a_row, ptrdiff_t a_col,
 enum class TileStore { overwrite, accumulate };
 
 // A (m, k) with any strides (a_row, a_col), B (k, n) and C (m, n) row-major with ldb, ldc.
+template <class B>
 inline void tile_gemm(int m, int n, int k, const float* a, ptrdiff_t a_row, ptrdiff_t a_col,
-                      const float* b, ptrdiff_t ldb, float* c, ptrdiff_t ldc, TileStore mode) {
+                      const B* b, ptrdiff_t ldb, float* c, ptrdiff_t ldc, TileStore mode) {
     bool accumulate = mode == TileStore::accumulate;
     int i = 0;
     for (; i + kTileRows <= m; i += kTileRows)

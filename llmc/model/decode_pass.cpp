@@ -19,12 +19,28 @@ DecodePass::DecodePass(Ctx& ctx, const Model& model, KvCache& cache, int64_t row
     hidden_rstd_ = pool_.make(ctx.dtype(), "hidden_rstd", rows);
     chosen_ = pool_.make(x, "chosen", logits_rows, c.channels);
     logits_ = pool_.make(x, "logits", logits_rows, c.padded_vocab());
+    if (ctx.backend == Backend::ref) return; // its products are plain loops
+    for (int l = 0; l < c.layers; l++) {
+        const BlockParams& w = model.pass_weights().block(l);
+        for (const View* weight :
+             {&w.qkv, &w.o, &w.gate_up, &w.down, &w.router, &w.experts_gate_up, &w.experts_down})
+            if (!weight->empty()) packed_.add(*weight);
+    }
+    packed_.add(model.pass_weights().head());
+}
+
+void DecodePass::pack_weights() {
+    if (packed_version_ == model_.weights_version()) return;
+    packed_.pack(ctx_);
+    packed_version_ = model_.weights_version();
 }
 
 void DecodePass::forward(const DecodeBatch& batch) {
     const ModelConfig& c = model_.config;
     N_ = batch.tokens.rows();
     require(N_ <= rows_, "DecodePass: %ld rows, room for %ld", long(N_), long(rows_));
+    pack_weights();
+    const UsePackedWeights use(ctx_, packed_);
     const View out_delta = delta_.slice_rows(0, N_);
     View inp = stream_[0].slice_rows(0, N_), delta;
     embed_forward(ctx_, inp, batch.tokens, model_.pass_weights().embed());
@@ -50,6 +66,7 @@ void DecodePass::forward(const DecodeBatch& batch) {
 }
 
 View DecodePass::logits_forward(const View& rows) {
+    const UsePackedWeights use(ctx_, packed_);
     const int64_t M = rows.rows();
     const View chosen = chosen_.slice_rows(0, M), logits = logits_.slice_rows(0, M);
     embed_forward(ctx_, chosen, rows, hidden_.slice_rows(0, N_)); // a row gather

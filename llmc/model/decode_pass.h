@@ -1,7 +1,10 @@
 // Forward of single tokens over a paged KV cache: N rows, each the next token (or one of the
 // prompt's tokens) of some sequence. The same ops as TrainPass::forward, so that a row's hidden
-// state and logits are bit for bit those of a training forward over the whole sequence.
+// state and logits are bit for bit those of a training forward over the whole sequence. The weights
+// are read from a second copy, packed for few rows (device/gemm_rows.h), which follows them when
+// they change.
 #pragma once
+#include "llmc/device/gemm_rows.h"
 #include "llmc/model/kv_cache.h"
 #include "llmc/model/model.h"
 
@@ -24,14 +27,18 @@ class DecodePass {
     //   rows (M) i32; returns (M, Vp), valid until the next call
     View logits_forward(const View& rows);
 
-    size_t bytes() const { return pool_.bytes(); }
+    size_t bytes() const { return pool_.bytes() + packed_.bytes(); }
 
   private:
+    void pack_weights();
+
     Ctx& ctx_;
     const Model& model_;
     KvCache& cache_;
     BufferPool pool_;
     BlockActs acts_;
     View delta_, stream_[2], hidden_, hidden_rstd_, chosen_, logits_;
+    PackedWeights packed_;
+    uint64_t packed_version_ = UINT64_MAX; // none yet
     int64_t rows_, N_ = 0;
 };

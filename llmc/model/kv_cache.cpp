@@ -5,13 +5,14 @@
 
 KvCache::KvCache(const ModelConfig& config, Dtype dtype, int pages, int page_size)
     : pages_(pages), page_size_(page_size) {
-    auto paged = [&](const char* name) {
-        const View rows = pool_.make(dtype, name, int64_t(pages) * page_size, config.kv_width());
-        return make_view(rows.data, dtype, name, pages, page_size, config.kv_width());
+    const int64_t heads = config.kv_heads, D = config.head_dim;
+    auto paged = [&](const char* name, int64_t rows, int64_t columns) {
+        const View all = pool_.make(dtype, name, pages * rows, columns);
+        return make_view(all.data, dtype, name, pages, rows, columns);
     };
     for (int l = 0; l < config.layers; l++) {
-        keys_.push_back(paged("k_pages"));
-        values_.push_back(paged("v_pages"));
+        keys_.push_back(paged("k_pages", heads * D, page_size));
+        values_.push_back(paged("v_pages", heads * page_size, D));
     }
 }
 

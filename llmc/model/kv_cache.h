@@ -1,7 +1,7 @@
 // Keys and values of past tokens, in pages.
 //
-//   pages of layer l: (pages, page_size, HKV*D)    a sequence's position p lives in
-//   page page_table[row][p / page_size], line p % page_size
+// A sequence's position p lives in page page_table[row][p / page_size], line p % page_size. How a
+// page is laid out: ops/kv.h.
 #pragma once
 #include "llmc/model/block.h"
 
@@ -10,8 +10,8 @@ class KvCache {
     KvCache(const ModelConfig& config, Dtype dtype, int pages, int page_size);
     int pages() const { return pages_; }
     int page_size() const { return page_size_; }
-    View keys(int layer) const { return keys_[layer]; }     // (pages, page_size, HKV*D)
-    View values(int layer) const { return values_[layer]; } // (pages, page_size, HKV*D)
+    View keys(int layer) const { return keys_[layer]; }     // (pages, HKV*D, page_size)
+    View values(int layer) const { return values_[layer]; } // (pages, HKV*page_size, D)
     void copy_page(int to, int from); // all layers; for a page that two sequences go on writing
     size_t bytes() const { return pool_.bytes(); }
 

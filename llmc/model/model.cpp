@@ -22,6 +22,7 @@ size_t Model::bytes() const {
 }
 
 void Model::weights_changed() {
+    version_++;
     if (!copy_) return;
     constexpr int64_t kPart = 1 << 16;
     const View from = weights.trained(), to = copy_->trained();

@@ -17,6 +17,7 @@ struct Model {
     // which stay fp32). Whoever changes `weights` calls weights_changed() afterwards.
     const ParamSet& pass_weights() const { return copy_ ? *copy_ : weights; }
     void weights_changed();
+    uint64_t weights_version() const { return version_; } // calls of weights_changed()
 
     ModelConfig config;
     const ParamTable table;
@@ -26,6 +27,7 @@ struct Model {
     void fill_rope();
     Buffer rope_;
     std::unique_ptr<ParamSet> copy_;
+    uint64_t version_ = 0;
 };
 
 // Hugging Face directories: config.json + model.safetensors (or model.safetensors.index.json and

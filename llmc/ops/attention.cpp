@@ -1,5 +1,5 @@
 // Attention: contract checks and reference. Contract: attention.h. Fast CPU: attention_cpu.cpp,
-// attention_backward_cpu.cpp.
+// attention_paged_cpu.cpp, attention_backward_cpu.cpp.
 #include "llmc/ops/attention.h"
 
 #include <algorithm>
@@ -61,10 +61,11 @@ void check::attention_paged_forward(Ctx& ctx, View out, const View& q, const Vie
     const char* op = "attention_paged_forward";
     require_heads(op, q, heads, kv_heads);
     const int64_t N = q.shape[0], D = q.shape[1] / heads;
-    const int64_t pages = k_pages.shape[0], page_size = k_pages.shape[1];
+    const int64_t pages = k_pages.shape[0], page_size = k_pages.shape[2];
     require_attention_views(op, ctx, {&out, &q}, N, heads * D);
+    require_shape(op, k_pages, pages, kv_heads * D, page_size);
+    require_shape(op, v_pages, pages, kv_heads * page_size, D);
     for (const View* view : {&k_pages, &v_pages}) {
-        require_shape(op, *view, pages, page_size, kv_heads * D);
         require_dtype(op, *view, q.dtype);
         require(view->contiguous(), "%s: %s has gaps between pages", op, view->name);
     }
@@ -91,7 +92,7 @@ void check::attention_paged_forward(Ctx& ctx, View out, const View& q, const Vie
 
 namespace {
 
-// One query over `count` keys; key(j) and value(j) point to rows of D. Returns lse.
+// One query over `count` keys; key(j, d) and value(j, d) are their elements. Returns lse.
 template <class Key, class Value>
 double attend_row(double* out, const double* q, int64_t D, int64_t count, const Key& key,
                   const Value& value, std::vector<double>& p) {
@@ -99,14 +100,14 @@ double attend_row(double* out, const double* q, int64_t D, int64_t count, const 
     double max = -INFINITY, sum = 0;
     p.assign(count, 0);
     for (int64_t j = 0; j < count; j++) { // (X1)
-        for (int64_t d = 0; d < D; d++) p[j] += q[d] * key(j)[d];
+        for (int64_t d = 0; d < D; d++) p[j] += q[d] * key(j, d);
         p[j] *= scale;
         max = std::max(max, p[j]);
     }
     for (double& x : p) sum += x = std::exp(x - max); // (X2)
     std::fill(out, out + D, 0.0);
     for (int64_t j = 0; j < count; j++) // (X3)
-        for (int64_t d = 0; d < D; d++) out[d] += p[j] / sum * value(j)[d];
+        for (int64_t d = 0; d < D; d++) out[d] += p[j] / sum * value(j, d);
     return max + std::log(sum);
 }
 
@@ -122,8 +123,13 @@ void ref::attention_forward(Ctx&, View out, View lse, const View& q, const View&
             lse.as<double>()[n * lse.ld + h] = attend_row(
                 out.as<double>() + n * out.ld + h * D, q.as<double>() + n * q.ld + h * D, D,
                 n - start + 1,
-                [&](int64_t j) { return k.as<double>() + (start + j) * k.ld + column; },
-                [&](int64_t j) { return v.as<double>() + (start + j) * v.ld + column; }, p);
+                [&](int64_t j, int64_t d) {
+                    return k.as<double>()[(start + j) * k.ld + column + d];
+                },
+                [&](int64_t j, int64_t d) {
+                    return v.as<double>()[(start + j) * v.ld + column + d];
+                },
+                p);
         }
 }
 
@@ -166,19 +172,22 @@ void ref::attention_backward(Ctx&, View dq, View dk, View dv, const View& dout, 
 void ref::attention_paged_forward(Ctx&, View out, const View& q, const View& k_pages,
                                   const View& v_pages, const View& page_table, const View& row,
                                   const View& length, int heads, int kv_heads) {
-    const int64_t D = q.shape[1] / heads, page_size = k_pages.shape[1], width = k_pages.shape[2];
+    const int64_t D = q.shape[1] / heads, page_size = k_pages.shape[2];
     std::vector<double> p;
     for (int64_t n = 0; n < q.shape[0]; n++)
         for (int h = 0; h < heads; h++) {
             const int32_t* pages = page_table.as<int32_t>() + row.as<int32_t>()[n] * page_table.ld;
-            auto line = [&](const View& view, int64_t j) {
-                return view.as<double>() +
-                       (pages[j / page_size] * page_size + j % page_size) * width +
-                       h / (heads / kv_heads) * D;
+            auto page_of = [&](const View& view, int64_t j) { // of this query's key/value head
+                return view.as<double>() + pages[j / page_size] * view.ld +
+                       h / (heads / kv_heads) * D * page_size;
             };
             attend_row(
                 out.as<double>() + n * out.ld + h * D, q.as<double>() + n * q.ld + h * D, D,
-                length.as<int32_t>()[n], [&](int64_t j) { return line(k_pages, j); },
-                [&](int64_t j) { return line(v_pages, j); }, p);
+                length.as<int32_t>()[n],
+                [&](int64_t j, int64_t d) {
+                    return page_of(k_pages, j)[d * page_size + j % page_size];
+                },
+                [&](int64_t j, int64_t d) { return page_of(v_pages, j)[j % page_size * D + d]; },
+                p);
         }
 }

@@ -1,7 +1,8 @@
 // Causal attention over packed documents and over a paged KV cache. equations (X1)-(X6) in
 // doc/equations.md; the block-wise softmax is that of FlashAttention, Dao et al., arXiv
 // 2205.14135; grouped heads, Ainslie et al., arXiv 2305.13245 -> this contract -> attention.cpp ->
-// attention_cpu.cpp -> kernels in attention.cu -> cases in test/cases/attention.cpp, test/test_attention.cpp.
+// attention_cpu.cpp, attention_paged_cpu.cpp -> kernels in attention.cu, attention_paged.cu ->
+// cases in test/cases/attention.cpp, test/test_attention.cpp.
 #pragma once
 #include "llmc/ops/dispatch.h"
 
@@ -31,8 +32,8 @@ void attention_backward(Ctx& ctx, View dq, View dk, View dv, const View& dout, c
 // pages.
 //   out        (N, H*D)                    X    written
 //   q          (N, H*D)                    X
-//   k_pages    (pages, page_size, HKV*D)   X    position p: page page_table[row][p / page_size]
-//   v_pages    (pages, page_size, HKV*D)   X
+//   k_pages    (pages, HKV*D, page_size)   X    position p: page page_table[row][p / page_size];
+//   v_pages    (pages, HKV*page_size, D)   X    both as kv_store_forward of kv.h leaves them
 //   page_table (R, max_pages)              i32
 //   row, length (N)                        i32
 // Bit-equal, row by row, to attention_forward over the whole sequence.

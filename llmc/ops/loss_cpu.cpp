@@ -150,6 +150,11 @@ int nth_equal(const float* z, int V, float value, int m) {
 Head find_head(const float* z, int V, int k, float* scratch) {
     if (k >= V) return {row_max(z, V), -INFINITY, V};
     if (k == 0) return {row_max(z, V), INFINITY, -1};
+    if (k == 1) { // RL and decoding: the first of the largest
+        const float largest = row_max(z, V);
+        const bool alone = count_at_least(z, V, largest) == 1;
+        return {largest, largest, alone ? V : nth_equal(z, V, largest, 1)};
+    }
     const int vectors = group_vectors(k), G = vectors * kLanes;
     const float* list = z;
     int count = V;

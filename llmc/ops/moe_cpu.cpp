@@ -2,6 +2,7 @@
 // and one panel of output columns, so that few or uneven experts still fill the cores, every
 // element is one chain in a fixed order, and a slot's result does not depend on how many the
 // expert has. Contract: moe.h.
+#include "llmc/device/gemm_rows.h"
 #include "llmc/device/parallel.h"
 #include "llmc/device/simd.h"
 #include "llmc/device/tile.h"
@@ -137,6 +138,9 @@ void cpu::router_backward(Ctx&, View dlogits, const View& dweights, const View& 
 
 void cpu::grouped_linear_forward(Ctx& ctx, View out, const View& inp, const View& slot_row,
                                  const View& weight, const View& offsets) {
+    if (ctx.packed_weights &&
+        ctx.packed_weights->multiply_grouped(ctx, out, inp, slot_row, weight, offsets))
+        return;
     with_real(inp.dtype, [&](auto x) {
         grouped_forward<decltype(x)>(ctx, out, inp, slot_row, weight, offsets);
     });

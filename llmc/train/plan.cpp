@@ -125,8 +125,8 @@ std::string plan_text(Ctx& ctx, const RunShape& shape, int ranks) {
     add("logits", p.logits,
         format("%ld rows at a time", long(std::min(shape.pass.rows, shape.pass.loss_rows))));
     add("rollouts", p.rollouts,
-        shape.samples ? format("KV cache and pass of %d sequences of %d tokens", shape.engine.rows,
-                               shape.engine.longest)
+        shape.samples ? format("packed weights, KV cache and pass of %d sequences of %d tokens",
+                               shape.engine.rows, shape.engine.longest)
                       : "no problems, no RL");
     add("exchange", p.exchange, "buffers between ranks");
     add("total", p.total(), "");
