@@ -12,7 +12,7 @@
 
 namespace {
 
-constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
+constexpr float kLn2 = 0.693147181f;
 constexpr int kNoRow = 0x7fffffff; // doc_start of rows past the end
 
 template <class T> struct Inputs {
@@ -71,52 +71,6 @@ template <int kRows, int kColumns> struct KeyTiles {
     }
 };
 
-// What a thread keeps of its rows g and g + 8: the largest score in units of ln 2, the sum of
-// exp2(score - largest) over its own columns, and the output, (X1)-(X3).
-template <int kWidth> struct Softmax {
-    float largest[2] = {-INFINITY, -INFINITY}, sum[2] = {};
-    float out[1][kWidth / 8][4] = {};
-
-    // Scores of one more key tile -> its exp2, all else brought to the new largest score. A row
-    // whose keys are all masked (-infinity) keeps its bits.
-    template <int N> __device__ __forceinline__ void add(float (&s)[1][N][4], float scale_log2) {
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            float most = -INFINITY;
-#pragma unroll
-            for (int j = 0; j < N; j++)
-                most = fmaxf(most, fmaxf(s[0][j][2 * r], s[0][j][2 * r + 1]));
-            most = fmaxf(most, __shfl_xor_sync(~0u, most, 1)); // four lanes share a row
-            most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
-            most = fmaxf(largest[r], most * scale_log2);
-            const float base = most == -INFINITY ? 0 : most;
-            const float shrink = exp2_approx(largest[r] - base);
-            largest[r] = most;
-            float part = 0;
-#pragma unroll
-            for (int j = 0; j < N; j++)
-#pragma unroll
-                for (int e = 2 * r; e < 2 * r + 2; e++) {
-                    s[0][j][e] = exp2_approx(s[0][j][e] * scale_log2 - base); // (X2)
-                    part += s[0][j][e];
-                }
-            sum[r] = sum[r] * shrink + part;
-#pragma unroll
-            for (int j = 0; j < kWidth / 8; j++)
-#pragma unroll
-                for (int e = 2 * r; e < 2 * r + 2; e++) out[0][j][e] *= shrink;
-        }
-    }
-    // Completes sum over the row's four lanes.
-    __device__ __forceinline__ void finish() {
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
-            sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
-        }
-    }
-};
-
 // One block = 64 query rows of one head, a warp 16 of them, those with most keys first. The rows'
 // factor, sums and output stay in registers; key and value tiles pass through two buffers in
 // shared memory, the next one on its way while this one is used, read once per block.
@@ -170,7 +124,7 @@ __global__ void __launch_bounds__(Tiling<T, kWidth>::kThreads, 1)
                         if (n < now.row || n >= now.row_end || key > n) s[0][j][i] = -INFINITY;
                     }
             rows.add(s, a.scale * kLog2e);
-            mix<kWidth>(rows.out, s, tile + kTile, exchange); // (X3)
+            mix<kWidth>(rows.out, s, tile + kTile, 0, exchange); // (X3)
         }
         if (S::kStages == 1) {
             __syncthreads();
@@ -305,7 +259,7 @@ __global__ void __launch_bounds__(Tiling<T, kWidth>::kThreads, 1)
                     return whole || (start[i / 2] <= at && at <= row + i / 2 * 8);
                 },
                 [&](int, int i) { return lse[i / 2]; }, [&](int, int i) { return delta[i / 2]; });
-            mix<kWidth>(sum, ds, tile, exchange); // (X5)
+            mix<kWidth>(sum, ds, tile, 0, exchange); // (X5)
         }
         if (S::kStages == 1) {
             __syncthreads();
@@ -320,7 +274,7 @@ __global__ void __launch_bounds__(Tiling<T, kWidth>::kThreads, 1)
 // One block = 64 keys of one key/value head, a warp 16 of them; dk and dv stay in registers while
 // the queries and douts of the group's heads pass by, from the keys' own rows to the end of their
 // last document. Scores are transposed: keys are rows, queries columns.
-//   | keys, later dk | values, later dv | queries, douts, terms of stage 0 | of stage 1 | exchange |
+//   | keys, later dk | values, later dv | queries, douts, terms of stage 0 | stage 1 | exchange |
 // Each of the group's heads reads queries and dout once per block.
 template <class T, int kWidth>
 __global__ void __launch_bounds__(Tiling<T, kWidth>::kThreads, 1)
@@ -391,8 +345,8 @@ __global__ void __launch_bounds__(Tiling<T, kWidth>::kThreads, 1)
                 },
                 [&](int j, int i) { return lse[column(j, i)]; },
                 [&](int j, int i) { return delta[column(j, i)]; });
-            mix<kWidth>(sum_v, s, tile + kTile, exchange); // (X6)
-            mix<kWidth>(sum_k, ds, tile, exchange);        // (X5)
+            mix<kWidth>(sum_v, s, tile + kTile, 0, exchange); // (X6)
+            mix<kWidth>(sum_k, ds, tile, 0, exchange);        // (X5)
         }
         row = next_row;
         if (S::kStages == 1) {
@@ -409,12 +363,6 @@ __global__ void __launch_bounds__(Tiling<T, kWidth>::kThreads, 1)
 
 // ------------------------------------------------------------------------------------------------
 // launchers
-
-template <class T> HeadRows<T> head_rows(const View& view, int heads) {
-    const int D = int(view.shape[1] / heads);
-    return {static_cast<const T*>(view.data), view.ld, D,
-            aligned_rows<T>(view) && D % kVector<T> == 0};
-}
 
 template <class T>
 Inputs<T> inputs_of(const View& q, const View& k, const View& v, const View& doc_start, int H,
@@ -467,17 +415,6 @@ void backward(Ctx& ctx, View dq, View dk, View dv, const View& dout, const View&
         ctx, (attention_dkv_kernel<T, kWidth>),
         (LaunchShape{tiles * HKV, S::kThreads, 1, shared + size_t(S::kStages) * 3 * kColumns * 4}),
         a, head_rows<T>(dk, HKV), head_rows<T>(dv, HKV), head_rows<T>(dout, H), terms);
-}
-
-// run.operator()<T, kWidth>() for a head of D columns of dtype.
-template <class Run> void for_width(Dtype dtype, int64_t D, const Run& run) {
-    require(D <= 128, "attention: head width %ld, the kernels take at most 128", long(D));
-    auto with = [&]<class T>(T) {
-        D <= 32   ? run.template operator()<T, 32>()
-        : D <= 64 ? run.template operator()<T, 64>()
-                  : run.template operator()<T, 128>();
-    };
-    dtype == Dtype::bf16 ? with(bf16{}) : with(float{});
 }
 
 } // namespace

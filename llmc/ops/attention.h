@@ -45,4 +45,4 @@ void attention_paged_forward(Ctx& ctx, View out, const View& q, const View& k_pa
 
 DECLARE_KERNEL_OP(attention_forward)
 DECLARE_KERNEL_OP(attention_backward)
-DECLARE_OP(attention_paged_forward)
+DECLARE_KERNEL_OP(attention_paged_forward)

@@ -1,9 +1,9 @@
-// Tiles of attention's kernels (attention.cu): how rows lie in shared memory, and a warp's two
+// Tiles of attention's kernels (attention*.cu): how rows lie in shared memory, and a warp's two
 // products over them, by tensor cores in bf16 and by fused multiply-adds in fp32. Both leave sums
 // in the fragments of mma.m16n8k16 (device/gpu.h), so the code around them is one.
 //
 //   scores  s (16, 8 N)  = left (16, D) tile (8 N, D)^T
-//   mix     o (16, D)   += p (16, 8 N)  tile (8 N, D)
+//   mix     o (16, C)   += p (16, 8 N)  columns first .. first + C - 1 of tile (8 N, D)
 //
 // With g = lane / 4, t = lane % 4, element i of a lane's column tile j is row g + 8 (i / 2),
 // column 8 j + 2 t + i % 2.
@@ -13,6 +13,8 @@
 #include <type_traits>
 
 namespace {
+
+constexpr float kLog2e = 1.44269504f;
 
 // What a block holds: 16 stationary rows for each warp, and the columns that pass by, in turn in
 // kStages buffers.
@@ -95,6 +97,13 @@ __device__ __forceinline__ void store_rows(const HeadRows<T>& to, int begin, int
     }
 }
 
+template <int N> __device__ __forceinline__ void clear(float (&s)[1][N][4]) {
+#pragma unroll
+    for (int j = 0; j < N; j++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) s[0][j][i] = 0;
+}
+
 // ------------------------------------------------------------------------------------------------
 // bf16: tensor cores
 
@@ -143,10 +152,7 @@ template <int kWidth, int N, bool kKept>
 __device__ __forceinline__ void scores(float (&s)[1][N][4], const Left<bf16, kWidth, kKept>& left,
                                        const bf16* tile) {
     const int lane = int(threadIdx.x) % 32;
-#pragma unroll
-    for (int j = 0; j < N; j++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) s[0][j][i] = 0;
+    clear(s);
 #pragma unroll
     for (int step = 0; step < kWidth / 16; step++) {
         const void* from[N / 2];
@@ -162,10 +168,33 @@ __device__ __forceinline__ void scores(float (&s)[1][N][4], const Left<bf16, kWi
     }
 }
 
-template <int kWidth, int N>
-__device__ __forceinline__ void mix(float (&o)[1][kWidth / 8][4], const float (&p)[1][N][4],
-                                    const bf16* tile, bf16*) {
-    constexpr int kLoads = kWidth < 64 ? kWidth / 16 : 4; // at a time: registers are short
+// The same, where the tile (D, kColumns) holds the right factor transposed: its columns first ..
+// first + 8 N - 1.
+template <int kColumns, int kWidth, int N, bool kKept>
+__device__ __forceinline__ void scores_transposed(float (&s)[1][N][4],
+                                                  const Left<bf16, kWidth, kKept>& left,
+                                                  const bf16* tile, int first) {
+    const int lane = int(threadIdx.x) % 32;
+    clear(s);
+#pragma unroll
+    for (int step = 0; step < kWidth / 16; step++) {
+        const void* from[N / 2];
+        uint32_t a[1][4], x[N / 2][4], b[N][2];
+#pragma unroll
+        for (int i = 0; i < N / 2; i++)
+            from[i] = piece_at<const bf16, kColumns>(tile, 16 * step + lane % 16,
+                                                     first / 8 + 2 * i + lane / 16);
+        ldmatrix_x4_trans(x, from);
+        split_pairs(b, x);
+        left.fragment(a, step);
+        mma_m16n8k16(s, a, b);
+    }
+}
+
+template <int kWidth, int N, int M>
+__device__ __forceinline__ void mix(float (&o)[1][M][4], const float (&p)[1][N][4],
+                                    const bf16* tile, int first, bf16*) {
+    constexpr int kLoads = M < 8 ? M / 2 : 4; // at a time: registers are short
     const int lane = int(threadIdx.x) % 32;
 #pragma unroll
     for (int step = 0; step < N / 2; step++) {
@@ -176,13 +205,13 @@ __device__ __forceinline__ void mix(float (&o)[1][kWidth / 8][4], const float (&
             a[0][r] = bf16_pair(pair[0], pair[1]);
         }
 #pragma unroll
-        for (int part = 0; part < kWidth / 16; part += kLoads) {
+        for (int part = 0; part < M / 2; part += kLoads) {
             uint32_t x[kLoads][4], b[2 * kLoads][2];
             const void* from[kLoads];
 #pragma unroll
             for (int i = 0; i < kLoads; i++)
                 from[i] = piece_at<const bf16, kWidth>(tile, 16 * step + lane % 16,
-                                                       2 * (part + i) + lane / 16);
+                                                       first / 8 + 2 * (part + i) + lane / 16);
             ldmatrix_x4_trans(x, from);
             split_pairs(b, x);
             mma_m16n8k16(reinterpret_cast<float(&)[1][2 * kLoads][4]>(o[0][2 * part]), a, b);
@@ -197,10 +226,7 @@ template <int kWidth, int N, bool kKept>
 __device__ __forceinline__ void scores(float (&s)[1][N][4], const Left<float, kWidth, kKept>& left,
                                        const float* tile) {
     const int lane = int(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
-#pragma unroll
-    for (int j = 0; j < N; j++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) s[0][j][i] = 0;
+    clear(s);
 #pragma unroll 1
     for (int piece = 0; piece < kWidth / 4; piece++) {
         const Pack<float> low = ld128(piece_at<const float, kWidth>(left.tile, g, piece)),
@@ -220,9 +246,35 @@ __device__ __forceinline__ void scores(float (&s)[1][N][4], const Left<float, kW
     }
 }
 
-template <int kWidth, int N>
-__device__ __forceinline__ void mix(float (&o)[1][kWidth / 8][4], const float (&p)[1][N][4],
-                                    const float* tile, float* exchange) {
+template <int kColumns, int kWidth, int N, bool kKept>
+__device__ __forceinline__ void scores_transposed(float (&s)[1][N][4],
+                                                  const Left<float, kWidth, kKept>& left,
+                                                  const float* tile, int first) {
+    const int lane = int(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+    clear(s);
+#pragma unroll 1
+    for (int piece = 0; piece < kWidth / 4; piece++) {
+        const Pack<float> low = ld128(piece_at<const float, kWidth>(left.tile, g, piece)),
+                          high = ld128(piece_at<const float, kWidth>(left.tile, g + 8, piece));
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                const int column = first / 4 + 2 * j + t / 2;
+                const float* x =
+                    piece_at<const float, kColumns>(tile, 4 * piece + i, column) + t % 2 * 2;
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    s[0][j][e] += low.v[i] * x[e];
+                    s[0][j][2 + e] += high.v[i] * x[e];
+                }
+            }
+    }
+}
+
+template <int kWidth, int N, int M>
+__device__ __forceinline__ void mix(float (&o)[1][M][4], const float (&p)[1][N][4],
+                                    const float* tile, int first_column, float* exchange) {
     constexpr int kLine = 8 * N + 4;
     const int lane = int(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
     float* rows = exchange + int(threadIdx.x) / 32 * 16 * kLine;
@@ -239,9 +291,9 @@ __device__ __forceinline__ void mix(float (&o)[1][kWidth / 8][4], const float (&
 #pragma unroll
         for (int i = 0; i < 4; i++)
 #pragma unroll
-            for (int j = 0; j < kWidth / 8; j++) {
-                const float* x =
-                    piece_at<const float, kWidth>(tile, first + i, 2 * j + t / 2) + t % 2 * 2;
+            for (int j = 0; j < M; j++) {
+                const int piece = first_column / 4 + 2 * j + t / 2;
+                const float* x = piece_at<const float, kWidth>(tile, first + i, piece) + t % 2 * 2;
                 o[0][j][0] += low.v[i] * x[0];
                 o[0][j][1] += low.v[i] * x[1];
                 o[0][j][2] += high.v[i] * x[0];
@@ -249,6 +301,75 @@ __device__ __forceinline__ void mix(float (&o)[1][kWidth / 8][4], const float (&
             }
     }
     __syncwarp();
+}
+
+// ------------------------------------------------------------------------------------------------
+// softmax over the tiles of a row
+
+// What a thread keeps of its rows g and g + 8: the largest score in units of ln 2, the sum of
+// exp2(score - largest) over its own columns, and kColumns columns of the output, (X1)-(X3).
+template <int kColumns> struct Softmax {
+    float largest[2] = {-INFINITY, -INFINITY}, sum[2] = {};
+    float out[1][kColumns / 8][4] = {};
+
+    // Scores of one more key tile -> its exp2, all else brought to the new largest score. A row
+    // whose keys are all masked (-infinity) keeps its bits.
+    template <int N> __device__ __forceinline__ void add(float (&s)[1][N][4], float scale_log2) {
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            float most = -INFINITY;
+#pragma unroll
+            for (int j = 0; j < N; j++)
+                most = fmaxf(most, fmaxf(s[0][j][2 * r], s[0][j][2 * r + 1]));
+            most = fmaxf(most, __shfl_xor_sync(~0u, most, 1)); // four lanes share a row
+            most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
+            most = fmaxf(largest[r], most * scale_log2);
+            const float base = most == -INFINITY ? 0 : most;
+            const float shrink = exp2_approx(largest[r] - base);
+            largest[r] = most;
+            float part = 0;
+#pragma unroll
+            for (int j = 0; j < N; j++)
+#pragma unroll
+                for (int e = 2 * r; e < 2 * r + 2; e++) {
+                    s[0][j][e] = exp2_approx(s[0][j][e] * scale_log2 - base); // (X2)
+                    part += s[0][j][e];
+                }
+            sum[r] = sum[r] * shrink + part;
+#pragma unroll
+            for (int j = 0; j < kColumns / 8; j++)
+#pragma unroll
+                for (int e = 2 * r; e < 2 * r + 2; e++) out[0][j][e] *= shrink;
+        }
+    }
+    // Completes sum over the row's four lanes.
+    __device__ __forceinline__ void finish() {
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
+            sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
+        }
+    }
+};
+
+// ------------------------------------------------------------------------------------------------
+// launchers
+
+template <class T> HeadRows<T> head_rows(const View& view, int heads) {
+    const int D = int(view.shape[1] / heads);
+    return {static_cast<const T*>(view.data), view.ld, D,
+            aligned_rows<T>(view) && D % kVector<T> == 0};
+}
+
+// run.operator()<T, kWidth>() for a head of D columns of dtype.
+template <class Run> void for_width(Dtype dtype, int64_t D, const Run& run) {
+    require(D <= 128, "attention: head width %ld, the kernels take at most 128", long(D));
+    auto with = [&]<class T>(T) {
+        D <= 32   ? run.template operator()<T, 32>()
+        : D <= 64 ? run.template operator()<T, 64>()
+                  : run.template operator()<T, 128>();
+    };
+    dtype == Dtype::bf16 ? with(bf16{}) : with(float{});
 }
 
 } // namespace

@@ -214,7 +214,7 @@ std::string row_of(const OpRow& op) {
                   long(shared.wavefronts), long(shared.ideal), long(trace.races()));
 }
 
-// Attention over one document of T rows, bf16. Tiles of 64 rows; columns pass by 64 or 32 at a time.
+// Attention over one document of T rows, bf16. Tiles of 64 rows; columns pass, 64 or 32 at a time.
 struct AttentionCase {
     int T, H, HKV, D, backward_columns;
 };
