@@ -220,7 +220,8 @@ __device__ __forceinline__ void mix(float (&o)[1][M][4], const float (&p)[1][N][
 }
 
 // ------------------------------------------------------------------------------------------------
-// fp32: fused multiply-adds, over D and over columns from the first to the last
+// fp32: fused multiply-adds, over D and over columns from the first to the last. By name: what a
+// compiler fuses on its own may differ from kernel to kernel, and rows have the same bits in all.
 
 template <int kWidth, int N, bool kKept>
 __device__ __forceinline__ void scores(float (&s)[1][N][4], const Left<float, kWidth, kKept>& left,
@@ -239,8 +240,8 @@ __device__ __forceinline__ void scores(float (&s)[1][N][4], const Left<float, kW
                     ld128(piece_at<const float, kWidth>(tile, 8 * j + 2 * t + e, piece));
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    s[0][j][e] += low.v[i] * x.v[i];
-                    s[0][j][2 + e] += high.v[i] * x.v[i];
+                    s[0][j][e] = fmaf(low.v[i], x.v[i], s[0][j][e]);
+                    s[0][j][2 + e] = fmaf(high.v[i], x.v[i], s[0][j][2 + e]);
                 }
             }
     }
@@ -265,8 +266,8 @@ __device__ __forceinline__ void scores_transposed(float (&s)[1][N][4],
                     piece_at<const float, kColumns>(tile, 4 * piece + i, column) + t % 2 * 2;
 #pragma unroll
                 for (int e = 0; e < 2; e++) {
-                    s[0][j][e] += low.v[i] * x[e];
-                    s[0][j][2 + e] += high.v[i] * x[e];
+                    s[0][j][e] = fmaf(low.v[i], x[e], s[0][j][e]);
+                    s[0][j][2 + e] = fmaf(high.v[i], x[e], s[0][j][2 + e]);
                 }
             }
     }
@@ -294,10 +295,10 @@ __device__ __forceinline__ void mix(float (&o)[1][M][4], const float (&p)[1][N][
             for (int j = 0; j < M; j++) {
                 const int piece = first_column / 4 + 2 * j + t / 2;
                 const float* x = piece_at<const float, kWidth>(tile, first + i, piece) + t % 2 * 2;
-                o[0][j][0] += low.v[i] * x[0];
-                o[0][j][1] += low.v[i] * x[1];
-                o[0][j][2] += high.v[i] * x[0];
-                o[0][j][3] += high.v[i] * x[1];
+                o[0][j][0] = fmaf(low.v[i], x[0], o[0][j][0]);
+                o[0][j][1] = fmaf(low.v[i], x[1], o[0][j][1]);
+                o[0][j][2] = fmaf(high.v[i], x[0], o[0][j][2]);
+                o[0][j][3] = fmaf(high.v[i], x[1], o[0][j][3]);
             }
     }
     __syncwarp();
@@ -332,10 +333,10 @@ template <int kColumns> struct Softmax {
             for (int j = 0; j < N; j++)
 #pragma unroll
                 for (int e = 2 * r; e < 2 * r + 2; e++) {
-                    s[0][j][e] = exp2_approx(s[0][j][e] * scale_log2 - base); // (X2)
+                    s[0][j][e] = exp2_approx(fmaf(s[0][j][e], scale_log2, -base)); // (X2)
                     part += s[0][j][e];
                 }
-            sum[r] = sum[r] * shrink + part;
+            sum[r] = fmaf(sum[r], shrink, part);
 #pragma unroll
             for (int j = 0; j < kColumns / 8; j++)
 #pragma unroll
