@@ -7,6 +7,7 @@
 #include "llmc/ops/adamw.h"
 #include "llmc/ops/attention.h"
 #include "llmc/ops/embed.h"
+#include "llmc/ops/kv.h"
 #include "llmc/ops/loss.h"
 #include "llmc/ops/norm.h"
 #include "llmc/ops/rope.h"
@@ -193,6 +194,41 @@ std::vector<OpRow> op_rows() {
             {"square sum, fp32", "n=327680", 4 * NC, square_sum}};
 }
 
+// Sequences of 96 positions in pages of 32: a decoding step, and the writing of one prompt. bf16.
+std::vector<OpRow> paged_rows() {
+    const Dtype x = Dtype::bf16;
+    constexpr int64_t kPage = 32, kPositions = 96, kSequences = 4, kHeads = 8, kPairs = 2, D = 128;
+    auto pages = [=](Watcher& m, const char* name, int64_t count, bool keys) {
+        const View rows = m.make(name, x, count * kPairs * D, kPage);
+        return keys ? make_view(rows.data, x, name, count, kPairs * D, kPage)
+                    : make_view(rows.data, x, name, count, kPairs * kPage, D);
+    };
+    auto paged = [=](Ctx& ctx, Watcher& m) {
+        const int64_t per = kPositions / kPage, count = kSequences * per;
+        View table = m.make("table", Dtype::i32, kSequences, per);
+        View row = vector_view(m, "row", Dtype::i32, kSequences);
+        View length = vector_view(m, "length", Dtype::i32, kSequences);
+        for (int i = 0; i < count; i++) table.as<int32_t>()[i] = i;
+        for (int i = 0; i < kSequences; i++) row.as<int32_t>()[i] = i;
+        for (int i = 0; i < kSequences; i++) length.as<int32_t>()[i] = kPositions;
+        attention_paged_forward(ctx, m.make("out", x, kSequences, kHeads * D),
+                                m.make("q", x, kSequences, kHeads * D), pages(m, "k", count, true),
+                                pages(m, "v", count, false), table, row, length, kHeads, kPairs);
+    };
+    auto store = [=](Ctx& ctx, Watcher& m) {
+        View slot = vector_view(m, "slot", Dtype::i32, kPositions);
+        for (int i = 0; i < kPositions; i++) slot.as<int32_t>()[i] = i;
+        kv_store_forward(ctx, pages(m, "k_pages", kPositions / kPage, true),
+                         pages(m, "v_pages", kPositions / kPage, false),
+                         m.make("k", x, kPositions, kPairs * D),
+                         m.make("v", x, kPositions, kPairs * D), slot);
+    };
+    const double cached = double(kPositions * kPairs * D * 2 * 2);
+    return {{"attention paged", "N=4x96 H=8+2 D=128",
+             kSequences * cached + double(kSequences * kHeads * D * 4), paged},
+            {"kv store", "N=96 H=2 D=128", 2 * cached, store}};
+}
+
 std::string row_of(const OpRow& op) {
     Trace trace;
     Watcher memory(trace);
@@ -301,6 +337,7 @@ TEST_CASE("traffic: the table is what the kernels move", "[traced]") {
     for (const LossCase& c : kCases) table += row_of(c);
     table += kOpHeader;
     for (const OpRow& op : op_rows()) table += row_of(op);
+    for (const OpRow& op : paged_rows()) table += row_of(op);
     table += kAttentionHeader;
     for (const AttentionCase& c : kAttentionCases)
         for (bool backward : {false, true}) table += row_of(c, backward);
