@@ -31,7 +31,7 @@ template <class T, int kWidth> struct PagedTiling {
 };
 
 // Keys `key`... of a sequence, transposed, and their values: tiles (D, kColumns) and (kColumns, D).
-// Past `length` keys are whatever lies there or 0, values repeat the last one.
+// Past `length` keys are whatever lies there or 0, values are 0.
 template <class T, int kWidth>
 __device__ __forceinline__ void load_pages(T* keys, T* values, const PagedInputs<T>& a,
                                            const int* table, int hkv, int key, int length) {
@@ -55,10 +55,14 @@ __device__ __forceinline__ void load_pages(T* keys, T* values, const PagedInputs
         st128(target, pack);
     }
     for (int i = int(threadIdx.x); i < S::kColumns * kPieces; i += S::kThreads) {
-        const int piece = i % kPieces, position = min(key + i / kPieces, length - 1);
+        const int piece = i % kPieces, position = key + i / kPieces;
+        T* target = piece_at<T, kWidth>(values, i / kPieces, piece);
+        if (position >= length) {
+            st128(target, Pack<T>{});
+            continue;
+        }
         const T* source = a.v_pages + table[position / a.page_size] * a.page_ld +
                           (int64_t(hkv) * a.page_size + position % a.page_size) * a.D;
-        T* target = piece_at<T, kWidth>(values, i / kPieces, piece);
         if (a.aligned && (piece + 1) * K <= a.D) cp_async16(target, source + piece * K);
         else st128(target, load_vector(source, a.D, piece, a.aligned, 0));
     }

@@ -299,7 +299,7 @@ std::string row_of(const AttentionCase& c, bool backward) {
 }
 
 const AttentionCase kAttentionCases[] = {
-    {256, 4, 2, 32, 64}, {256, 4, 2, 64, 64}, {256, 4, 1, 128, 32}};
+    {128, 4, 2, 32, 64}, {128, 4, 2, 64, 64}, {128, 4, 1, 128, 32}};
 
 const char kAttentionHeader[] =
     "#\n"
