@@ -24,7 +24,7 @@ template <class T, int kWidth> struct Tiling {
     static constexpr int kThreads = 32 * kWarps, kRows = 16 * kWarps;
     static constexpr int kStages = kTensor ? 2 : 1;
     static constexpr int kForwardColumns = kTensor ? 64 : 32;
-    static constexpr int kBackwardColumns = kTensor && kWidth < 128 ? 64 : 32; // 255 registers do
+    static constexpr int kBackwardColumns = (kTensor ? 64 : 32) / (kWidth < 128 ? 1 : 2);
     // Probabilities of a warp on their way between lanes, fp32 only.
     static constexpr int exchange(int columns) { return kTensor ? 0 : kWarps * 16 * (columns + 4); }
 };
