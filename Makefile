@@ -2,7 +2,8 @@
 #   make train rollout   the programs              make test     unit tests (the slow ones: test-all)
 #   make golden bench    the tools                 make lint     layers, sizes, format
 #   make asan            unit tests, sanitized     make op OP=loss   tests and benchmark of one op
-#   make cuda-check      kernels through nvcc      make clean
+#   make cuda-check      kernels through nvcc      make ladder LADDER=attention   a ladder of dev/cuda
+#   make clean
 # Settings: BUILD=dir, CXX, OPT=-O3, MARCH=native, ONEDNN=0 (our own GEMM instead of oneDNN), MPI=0
 BUILD ?= build
 CXX ?= g++
@@ -119,7 +120,7 @@ op: $(BUILD)/tests bench
 # The kernels through nvcc: no warning, no spilled register. What ptxas says of each (registers,
 # shared memory) stays beside the object.
 NVCC := $(shell command -v nvcc)
-CUDA_ARCHS = 80 90
+CUDA_ARCHS = 80 90 100 120
 NVCCFLAGS = -std=c++20 -O3 -I. -Xcompiler -Wall,-Wextra,-Werror,-Wno-unknown-pragmas \
   --Werror all-warnings -Xptxas -v,--warn-on-spills,--warning-as-error
 define CUDA_RULE
@@ -137,11 +138,23 @@ cuda-check:
 	@echo "cuda-check: skipped, no nvcc"
 endif
 
+# A ladder of dev/cuda: traced, under SIMT, and for the GPU where nvcc is. Its early versions may
+# spill.
+LADDER ?= attention
+$(BUILD)/ladder_$(LADDER): $(BUILD)/traced/dev/cuda/$(LADDER)/ladder.cu.o $(LIBRARY)
+	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
+$(BUILD)/cuda/ladder_$(LADDER).o: dev/cuda/$(LADDER)/ladder.cu
+	@mkdir -p $(dir $@)
+	$(NVCC) -arch=sm_$(firstword $(CUDA_ARCHS)) -std=c++20 -O3 -I. -MMD -MP -c $< -o $@
+$(BUILD)/ladder_$(LADDER)_cuda: $(BUILD)/cuda/ladder_$(LADDER).o $(LIBRARY)
+	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS) -L$(dir $(NVCC))../lib64 -lcudart_static -ldl -lrt
+ladder: $(BUILD)/ladder_$(LADDER) $(if $(NVCC),$(BUILD)/ladder_$(LADDER)_cuda)
+
 lint:
 	@python3 scripts/lint.py
 
 clean:
 	rm -rf build build-* train rollout golden bench
 
-.PHONY: all found test test-all asan op cuda-check lint clean
+.PHONY: all found test test-all asan op cuda-check ladder lint clean
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

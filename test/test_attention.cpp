@@ -18,9 +18,9 @@ void fill_normal(View view, uint64_t stream) {
 
 // Documents of the given lengths in one packed batch, and the same keys and values in pages in a
 // shuffled order: every row of the paged forward must have the bits of the packed one.
-void compare_paged(Dtype x, const std::vector<int64_t>& lengths, int page_size, int H, int HKV,
-                   int64_t D) {
-    Ctx ctx(x == Dtype::f64 ? Backend::ref : Backend::cpu, 0);
+void compare_paged(Backend backend, Dtype x, const std::vector<int64_t>& lengths, int page_size,
+                   int H, int HKV, int64_t D) {
+    Ctx ctx(backend, 0);
     const int64_t N = std::accumulate(lengths.begin(), lengths.end(), int64_t(0));
     const int R = int(lengths.size());
     int max_pages = 0, pages = 0;
@@ -40,6 +40,9 @@ void compare_paged(Dtype x, const std::vector<int64_t>& lengths, int page_size, 
     fill_normal(q.view(), 1);
     fill_normal(k.view(), 2);
     fill_normal(v.view(), 3);
+    if (backend == Backend::simt) // what was never written is never used: NaN
+        for (const View& view : {k_pages.view(), v_pages.view()})
+            std::memset(view.data, 0xff, view.bytes());
     std::vector<int> free(pages);
     std::iota(free.begin(), free.end(), 0);
     Rng rng(9, uint64_t(page_size));
@@ -64,7 +67,8 @@ void compare_paged(Dtype x, const std::vector<int64_t>& lengths, int page_size, 
                       HKV);
     attention_paged_forward(ctx, paged.view(), q.view(), k_pages.view(), v_pages.view(),
                             table.view(), row.view(), length_view.view(), H, HKV);
-    INFO("page_size=" << page_size << " H=" << H << " HKV=" << HKV << " D=" << D);
+    INFO(backend_name(backend) << " page_size=" << page_size << " H=" << H << " HKV=" << HKV
+                               << " D=" << D);
     CHECK(std::memcmp(packed.view().data, paged.view().data, packed.view().bytes()) == 0);
 
     // Every sequence's last query, as the decoder asks: all in one call, then each alone.
@@ -98,17 +102,28 @@ void compare_paged(Dtype x, const std::vector<int64_t>& lengths, int page_size, 
 TEST_CASE("attention: a paged query has the bits of the packed row", "[op][attention]") {
     for (Dtype x : {Dtype::f64, Dtype::f32, Dtype::bf16})
         for (int page_size : {1, 7, 16, 64, 100}) {
-            compare_paged(x, {1, 63, 64, 65, 130, 5}, page_size, 4, 2, 32);
-            compare_paged(x, {17, 3}, page_size, 3, 1, 6);
-            compare_paged(x, {70}, page_size, 2, 2, 20);
-            compare_paged(x, {66, 2}, page_size, 80, 2,
+            const Backend on = x == Dtype::f64 ? Backend::ref : Backend::cpu;
+            compare_paged(on, x, {1, 63, 64, 65, 130, 5}, page_size, 4, 2, 32);
+            compare_paged(on, x, {17, 3}, page_size, 3, 1, 6);
+            compare_paged(on, x, {70}, page_size, 2, 2, 20);
+            compare_paged(on, x, {66, 2}, page_size, 80, 2,
                           3); // more heads share than a tile holds
-            compare_paged(x, std::vector<int64_t>(20, 33), page_size, 4, 2, 16);
+            compare_paged(on, x, std::vector<int64_t>(20, 33), page_size, 4, 2, 16);
         }
 }
 
-TEST_CASE("attention: a document does not depend on its neighbours", "[op][attention]") {
-    Ctx ctx(Backend::cpu, 0);
+TEST_CASE("attention: the paged kernel's query has the bits of the packed row",
+          "[op][attention][simt]") {
+    for (Dtype x : {Dtype::f32, Dtype::bf16}) {
+        compare_paged(Backend::simt, x, {1, 63, 64, 66}, 16, 4, 2, 32);
+        compare_paged(Backend::simt, x, {37, 3}, 7, 3, 1, 6);
+        compare_paged(Backend::simt, x, {33, 2}, 64, 20, 1, 24); // more heads than a tile holds
+        compare_paged(Backend::simt, x, {70}, 32, 2, 1, 64);
+        compare_paged(Backend::simt, x, {40}, 100, 4, 1, 128);
+    }
+}
+
+static void compare_neighbours(Ctx& ctx) {
     const int64_t N = 150, D = 32;
     Buffer q(Dtype::f32, "q", N, D), k(Dtype::f32, "k", N, D), v(Dtype::f32, "v", N, D);
     Buffer lse(Dtype::f32, "lse", N, 1), all(Dtype::f32, "all", N, D), own(Dtype::f32, "own", N, D);
@@ -124,6 +139,13 @@ TEST_CASE("attention: a document does not depend on its neighbours", "[op][atten
                       1, 1);
     CHECK(std::memcmp(all.view().slice_rows(40, rest).data, own.view().data,
                       own.rows(rest).bytes()) == 0);
+}
+
+TEST_CASE("attention: a document does not depend on its neighbours", "[op][attention]") {
+    for (Backend backend : {Backend::cpu, Backend::simt}) {
+        Ctx ctx(backend, 0);
+        compare_neighbours(ctx);
+    }
 }
 
 TEST_CASE("attention: temporary memory grows linearly with the length", "[op][attention]") {

@@ -1,8 +1,8 @@
 // Causal attention over packed documents and over a paged KV cache. equations (X1)-(X6) in
 // doc/equations.md; the block-wise softmax is that of FlashAttention, Dao et al., arXiv
 // 2205.14135; grouped heads, Ainslie et al., arXiv 2305.13245 -> this contract -> attention.cpp ->
-// attention_cpu.cpp, attention_paged_cpu.cpp -> cases in test/cases/attention.cpp,
-// test/test_attention.cpp.
+// attention_cpu.cpp, attention_paged_cpu.cpp -> kernels in attention.cu, attention_paged.cu ->
+// cases in test/cases/attention.cpp, test/test_attention.cpp.
 #pragma once
 #include "llmc/ops/dispatch.h"
 
@@ -43,6 +43,6 @@ void attention_paged_forward(Ctx& ctx, View out, const View& q, const View& k_pa
 
 } // namespace ref
 
-DECLARE_OP(attention_forward)
-DECLARE_OP(attention_backward)
-DECLARE_OP(attention_paged_forward)
+DECLARE_KERNEL_OP(attention_forward)
+DECLARE_KERNEL_OP(attention_backward)
+DECLARE_KERNEL_OP(attention_paged_forward)

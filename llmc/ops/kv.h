@@ -1,5 +1,5 @@
 // Writing keys and values into the pages of a KV cache. Contract here -> kv.cpp -> kv_cpu.cpp ->
-// cases in test/cases/kv.cpp.
+// kernel in kv.cu -> test/test_attention.cpp.
 #pragma once
 #include "llmc/ops/dispatch.h"
 
@@ -22,4 +22,4 @@ void kv_store_forward(Ctx& ctx, View k_pages, View v_pages, const View& k, const
 
 } // namespace ref
 
-DECLARE_OP(kv_store_forward)
+DECLARE_KERNEL_OP(kv_store_forward)

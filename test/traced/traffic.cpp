@@ -5,7 +5,9 @@
 #include "llmc/core/rng.h"
 #include "llmc/device/simt/trace.h"
 #include "llmc/ops/adamw.h"
+#include "llmc/ops/attention.h"
 #include "llmc/ops/embed.h"
+#include "llmc/ops/kv.h"
 #include "llmc/ops/loss.h"
 #include "llmc/ops/norm.h"
 #include "llmc/ops/rope.h"
@@ -192,6 +194,41 @@ std::vector<OpRow> op_rows() {
             {"square sum, fp32", "n=327680", 4 * NC, square_sum}};
 }
 
+// Sequences of 96 positions in pages of 32: a decoding step, and the writing of one prompt. bf16.
+std::vector<OpRow> paged_rows() {
+    const Dtype x = Dtype::bf16;
+    constexpr int64_t kPage = 32, kPositions = 96, kSequences = 4, kHeads = 8, kPairs = 2, D = 128;
+    auto pages = [=](Watcher& m, const char* name, int64_t count, bool keys) {
+        const View rows = m.make(name, x, count * kPairs * D, kPage);
+        return keys ? make_view(rows.data, x, name, count, kPairs * D, kPage)
+                    : make_view(rows.data, x, name, count, kPairs * kPage, D);
+    };
+    auto paged = [=](Ctx& ctx, Watcher& m) {
+        const int64_t per = kPositions / kPage, count = kSequences * per;
+        View table = m.make("table", Dtype::i32, kSequences, per);
+        View row = vector_view(m, "row", Dtype::i32, kSequences);
+        View length = vector_view(m, "length", Dtype::i32, kSequences);
+        for (int i = 0; i < count; i++) table.as<int32_t>()[i] = i;
+        for (int i = 0; i < kSequences; i++) row.as<int32_t>()[i] = i;
+        for (int i = 0; i < kSequences; i++) length.as<int32_t>()[i] = kPositions;
+        attention_paged_forward(ctx, m.make("out", x, kSequences, kHeads * D),
+                                m.make("q", x, kSequences, kHeads * D), pages(m, "k", count, true),
+                                pages(m, "v", count, false), table, row, length, kHeads, kPairs);
+    };
+    auto store = [=](Ctx& ctx, Watcher& m) {
+        View slot = vector_view(m, "slot", Dtype::i32, kPositions);
+        for (int i = 0; i < kPositions; i++) slot.as<int32_t>()[i] = i;
+        kv_store_forward(ctx, pages(m, "k_pages", kPositions / kPage, true),
+                         pages(m, "v_pages", kPositions / kPage, false),
+                         m.make("k", x, kPositions, kPairs * D),
+                         m.make("v", x, kPositions, kPairs * D), slot);
+    };
+    const double cached = double(kPositions * kPairs * D * 2 * 2);
+    return {{"attention paged", "N=4x96 H=8+2 D=128",
+             kSequences * cached + double(kSequences * kHeads * D * 4), paged},
+            {"kv store", "N=96 H=2 D=128", 2 * cached, store}};
+}
+
 std::string row_of(const OpRow& op) {
     Trace trace;
     Watcher memory(trace);
@@ -212,6 +249,69 @@ std::string row_of(const OpRow& op) {
                   moved, op.floor_bytes, moved / op.floor_bytes, distinct / op.floor_bytes,
                   long(shared.wavefronts), long(shared.ideal), long(trace.races()));
 }
+
+// Attention over one document of T rows, bf16. Tiles of 64 rows; columns pass, 64 or 32 at a time.
+struct AttentionCase {
+    int T, H, HKV, D, backward_columns;
+};
+
+// mma of `products` products for each piece of 16 rows by `columns` with a visible pair.
+int64_t needed_mma(const AttentionCase& c, int heads, int columns, int products) {
+    int64_t pieces = 0;
+    for (int row = 0; row < c.T; row += 16)
+        for (int column = 0; column < c.T; column += columns) pieces += column <= row + 15;
+    return pieces * heads * products * (columns / 8) * (c.D / 16);
+}
+
+std::string row_of(const AttentionCase& c, bool backward) {
+    Trace trace;
+    Watcher m(trace);
+    const Dtype x = Dtype::bf16;
+    const View q = m.make("q", x, c.T, c.H * c.D), k = m.make("k", x, c.T, c.HKV * c.D);
+    const View v = m.make("v", x, c.T, c.HKV * c.D), lse = m.make("lse", Dtype::f32, c.T, c.H);
+    const View out = m.make("out", x, c.T, c.H * c.D),
+               start = vector_view(m, "start", Dtype::i32, c.T);
+    Ctx ctx(Backend::simt, 1);
+    ctx.simt.trace = &trace;
+    if (!backward) attention_forward(ctx, out, lse, q, k, v, start, c.H, c.HKV);
+    else
+        attention_backward(ctx, m.make("dq", x, c.T, c.H * c.D), m.make("dk", x, c.T, c.HKV * c.D),
+                           m.make("dv", x, c.T, c.HKV * c.D), m.make("dout", x, c.T, c.H * c.D),
+                           out, lse, q, k, v, start, c.H, c.HKV);
+    double pairs = 0; // of a tile of 64 rows and a column that passes by it
+    for (int row = 0; row < c.T; row += 64) pairs += row + 64;
+    const double pass = 2 * 2.0 * c.D * pairs * c.H, own = 2.0 * c.T * c.H * c.D;
+    const double own_kv = 2 * 2.0 * c.T * c.HKV * c.D;
+    const double floor = backward ? 2 * pass + own_kv + 4 * own : pass + own;
+    const int64_t needed =
+        backward ? needed_mma(c, c.H, c.backward_columns, 7) : needed_mma(c, c.H, 64, 2);
+    double loaded = 0;
+    for (const char* name : {"q", "k", "v", "out"})
+        loaded += 32.0 * double(trace.watched(name).load.sectors);
+    if (backward) loaded += 32.0 * double(trace.watched("dout").load.sectors);
+    const auto& shared = trace.shared();
+    return format("attention %-8s T=%d H=%d+%d D=%-3d | %8.0f %8.0f %5.3f | %7ld %7ld %5.3f | %7ld "
+                  "%7ld %5.3f | %ld\n",
+                  backward ? "backward" : "forward", c.T, c.H, c.HKV, c.D, loaded, floor,
+                  loaded / floor, long(trace.mma()), long(needed),
+                  double(trace.mma()) / double(needed), long(shared.wavefronts), long(shared.ideal),
+                  double(shared.wavefronts) / double(shared.ideal), long(trace.races()));
+}
+
+const AttentionCase kAttentionCases[] = {
+    {128, 4, 2, 32, 64}, {128, 4, 2, 64, 64}, {128, 4, 1, 128, 32}};
+
+const char kAttentionHeader[] =
+    "#\n"
+    "# Attention, bf16, one document. Loaded: bytes of q, k, v, out and dout in 32-byte sectors; "
+    "floor:\n"
+    "# what passes by a tile of 64 rows, once for each tile, and the tile's own rows. mma; needed: "
+    "those\n"
+    "# of pieces of 16 rows by 64 (D = 128, backward: 32) columns with a pair that counts. Shared\n"
+    "# memory: wavefronts, ideal.\n"
+    "# op               shape            |   loaded    floor ratio |     mma  needed ratio |   "
+    "waves "
+    "  ideal ratio | races\n";
 
 const char kOpHeader[] =
     "#\n"
@@ -237,6 +337,10 @@ TEST_CASE("traffic: the table is what the kernels move", "[traced]") {
     for (const LossCase& c : kCases) table += row_of(c);
     table += kOpHeader;
     for (const OpRow& op : op_rows()) table += row_of(op);
+    for (const OpRow& op : paged_rows()) table += row_of(op);
+    table += kAttentionHeader;
+    for (const AttentionCase& c : kAttentionCases)
+        for (bool backward : {false, true}) table += row_of(c, backward);
     const std::string committed = read_file("test/traced/traffic.txt");
     if (table != committed) write_file_atomic("build/traffic.txt", table);
     INFO("counted (also in build/traffic.txt):\n" << table);
