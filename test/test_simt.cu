@@ -331,7 +331,7 @@ TEST_CASE("simt: planted faults are reported with kernel, block, lanes and line"
     EXPECT_FAULT(missing_lanes_kernel, 48, 1, "names lanes ffff0000", "does not have");
     EXPECT_FAULT(two_lines_kernel, 32, 1, "different warp operations", "lanes 0000ffff");
     EXPECT_FAULT(misaligned_kernel, 32, 1, "misaligned address", "16 bytes");
-    EXPECT_FAULT(global_copy_kernel, 32, 1, "not in this block's shared memory", "target");
+    EXPECT_FAULT(global_copy_kernel, 32, 1, "is not in this block's shared memory", "warp 0 lane");
     EXPECT_FAULT(lone_wait_kernel, 32, 1, "without having arrived", "cluster");
     EXPECT_FAULT(half_cluster_kernel, 32, 2, "deadlock", "wait for the cluster");
     EXPECT_FAULT(wrong_count_kernel, 64, 1, "barrier 1 of ", "others wait at it");

@@ -9,8 +9,20 @@
 //   cluster_sync, cluster_map ...   thread-block clusters and their distributed shared memory
 //   ld128, st128, Pack<T>           16-byte accesses
 //   cp_async16, _commit, _wait      16-byte copies from global to shared memory
+//   ldmatrix_x2, _x4, _trans        8x8 matrices of bf16: shared memory -> fragments
+//   mma_m16n8k16                    tensor cores: d += a b, bf16 into fp32
 //   to_float, from_float            the stored type <-> float
 //   gpu_arch, kernel_path           compute capability, 10 * major + minor; a path a test asks for
+//
+// Matrices lie in fragments over a warp. With g = lane / 4 and t = lane % 4, a register holds two
+// bf16, the first in its low half (PTX ISA, mma.m16n8k16 and ldmatrix):
+//   a (16, 16)  a[0]: row g, columns 2t, 2t+1;   a[1]: row g+8;   a[2], a[3]: the same, columns + 8
+//   b (16, 8)   b[0]: rows 2t, 2t+1, column g;   b[1]: rows + 8
+//   d (16, 8)   d[0], d[1]: row g, columns 2t, 2t+1;   d[2], d[3]: row g+8;   fp32
+// ldmatrix: lane l brings the address of row l % 8 of matrix l / 8; register m of a lane is row g,
+// columns 2t, 2t+1 of matrix m, with _trans rows 2t, 2t+1 of column g. Every call is a tile,
+// ldmatrix_x4<N> of N loads, mma_m16n8k16<M, N> of M x N instructions: one meeting of the warp
+// under SIMT, unrolled by nvcc. A tile of one source line counts as one place in a trace.
 #pragma once
 #include "llmc/device/context.h"
 #include "llmc/device/host_device.h"

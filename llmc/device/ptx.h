@@ -73,6 +73,52 @@ template <int kPending> __device__ __forceinline__ void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
+// ------------------------------------------------------------------------------------------------
+// tensor cores
+
+#define LDMATRIX_X4(name, trans)                                                                   \
+    template <int N>                                                                               \
+    __device__ __forceinline__ void name(uint32_t(&r)[N][4], const void* const(&rows)[N]) {        \
+        _Pragma("unroll") for (int i = 0; i < N; i++) {                                            \
+            const unsigned row = unsigned(__cvta_generic_to_shared(rows[i]));                      \
+            asm volatile("ldmatrix.sync.aligned.m8n8.x4" trans ".shared.b16 {%0,%1,%2,%3}, [%4];"  \
+                         : "=r"(r[i][0]), "=r"(r[i][1]), "=r"(r[i][2]), "=r"(r[i][3])              \
+                         : "r"(row)                                                                \
+                         : "memory");                                                              \
+        }                                                                                          \
+    }
+#define LDMATRIX_X2(name, trans)                                                                   \
+    template <int N>                                                                               \
+    __device__ __forceinline__ void name(uint32_t(&r)[N][2], const void* const(&rows)[N]) {        \
+        _Pragma("unroll") for (int i = 0; i < N; i++) {                                            \
+            const unsigned row = unsigned(__cvta_generic_to_shared(rows[i]));                      \
+            asm volatile("ldmatrix.sync.aligned.m8n8.x2" trans ".shared.b16 {%0,%1}, [%2];"        \
+                         : "=r"(r[i][0]), "=r"(r[i][1])                                            \
+                         : "r"(row)                                                                \
+                         : "memory");                                                              \
+        }                                                                                          \
+    }
+LDMATRIX_X4(ldmatrix_x4, "")
+LDMATRIX_X4(ldmatrix_x4_trans, ".trans")
+LDMATRIX_X2(ldmatrix_x2, "")
+LDMATRIX_X2(ldmatrix_x2_trans, ".trans")
+#undef LDMATRIX_X4
+#undef LDMATRIX_X2
+
+template <int M, int N>
+__device__ __forceinline__ void mma_m16n8k16(float (&d)[M][N][4], const uint32_t (&a)[M][4],
+                                             const uint32_t (&b)[N][2]) {
+#pragma unroll
+    for (int i = 0; i < M; i++)
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                         "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                         : "+f"(d[i][j][0]), "+f"(d[i][j][1]), "+f"(d[i][j][2]), "+f"(d[i][j][3])
+                         : "r"(a[i][0]), "r"(a[i][1]), "r"(a[i][2]), "r"(a[i][3]), "r"(b[j][0]),
+                           "r"(b[j][1]));
+}
+
 // 2^x to 2 units in the last place; 0 below -126, exact at 0.
 __device__ __forceinline__ float exp2_approx(float x) {
     float y;

@@ -139,6 +139,31 @@ SIMT_REDUCTION(__reduce_xor_sync, bit_xor)
 #undef SIMT_REDUCTION
 
 // ------------------------------------------------------------------------------------------------
+// tensor cores
+
+template <int N>
+void ldmatrix_x4(uint32_t (&registers)[N][4], const void* const (&rows)[N], SIMT_SITE) {
+    simt::runtime::load_matrices(registers[0], rows, N, 4, false, site);
+}
+template <int N>
+void ldmatrix_x4_trans(uint32_t (&registers)[N][4], const void* const (&rows)[N], SIMT_SITE) {
+    simt::runtime::load_matrices(registers[0], rows, N, 4, true, site);
+}
+template <int N>
+void ldmatrix_x2(uint32_t (&registers)[N][2], const void* const (&rows)[N], SIMT_SITE) {
+    simt::runtime::load_matrices(registers[0], rows, N, 2, false, site);
+}
+template <int N>
+void ldmatrix_x2_trans(uint32_t (&registers)[N][2], const void* const (&rows)[N], SIMT_SITE) {
+    simt::runtime::load_matrices(registers[0], rows, N, 2, true, site);
+}
+template <int M, int N>
+void mma_m16n8k16(float (&d)[M][N][4], const uint32_t (&a)[M][4], const uint32_t (&b)[N][2],
+                  SIMT_SITE) {
+    simt::runtime::warp_mma(d[0][0], a[0], b[0], M, N, site);
+}
+
+// ------------------------------------------------------------------------------------------------
 // memory
 
 template <class T> Pack<T> ld128(const T* pointer, SIMT_SITE) {

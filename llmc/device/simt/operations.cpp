@@ -1,63 +1,18 @@
 // Warp operations, barriers, clusters, copies and atomics of the running kernel thread. Contract:
 // runtime.h.
-#include "llmc/core/error.h"
-#include "llmc/device/simt/scheduler.h"
-#include "llmc/device/simt/trace.h"
+#include "llmc/device/simt/warp_operation.h"
 
 #include <algorithm>
-#include <bit>
-#include <cstring>
 
 namespace simt::runtime {
 
 // ------------------------------------------------------------------------------------------------
 // warp operations
 
-namespace {
-
-bool same_place(Site a, Site b) {
-    return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
-}
-
-bool left_out(Site site) {
+static bool left_out(Site site) {
     Omission* omission = Scheduler::current().options.omission;
     return omission && omission->hits(site);
 }
-
-template <class Visit> void for_lanes(unsigned lanes, const Visit& visit) {
-    for (; lanes; lanes &= lanes - 1) visit(std::countr_zero(lanes));
-}
-
-// Enters the operation with `data`; the last lane of `mask` to enter runs complete(data of all
-// lanes) and the others continue after it.
-template <class Complete>
-void warp_operation(unsigned mask, WarpOp op, void* data, Site site, const Complete& complete) {
-    Scheduler& s = Scheduler::current();
-    Warp& w = s.warp();
-    const int lane = s.lane_;
-    if (!(mask & s.lane_bit())) fault(site, "lane %d is not in its own mask %08x", lane, mask);
-    if (mask & ~w.exist)
-        fault(site, "mask %08x names lanes %08x, which the block does not have", mask,
-              mask & ~w.exist);
-    if (mask & w.done)
-        fault(site, "mask %08x names lanes %08x, which have exited", mask, mask & w.done);
-    w.site[lane] = site;
-    w.mask[lane] = mask;
-    w.op[lane] = op;
-    w.data[lane] = data;
-    w.in_warp |= s.lane_bit();
-    if ((w.in_warp & mask) != mask) return s.suspend();
-    for_lanes(mask, [&](int other) {
-        if (w.mask[other] != mask || w.op[other] != op || !same_place(w.site[other], site))
-            s.fail_all("lanes of one mask are in different warp operations:");
-    });
-    if (s.trace) s.trace->warp_operation(s, mask, op == WarpOp::sync);
-    complete(w.data);
-    s.wake(s.warp_, mask & ~s.lane_bit());
-    w.in_warp &= ~s.lane_bit();
-}
-
-} // namespace
 
 bool Omission::hits(Site site) {
     met[{site.file, site.line}]++;
@@ -280,8 +235,11 @@ void check_aligned(const void* pointer, size_t bytes, Site site) {
         fault(site, "access of %zu bytes at the misaligned address %p", bytes, pointer);
 }
 
-// A key for the counts: one address per line.
-static const void* place_of(Site site) { return site.file + site.line; }
+void require_shared(const void* pointer, size_t bytes, Site site) {
+    Scheduler& s = Scheduler::current();
+    if (shared_offset(s, s.block(), pointer, bytes) < 0)
+        fault(site, "%p is not in this block's shared memory", pointer);
+}
 
 void perform_copies(Scheduler& s, int thread, int pending_groups) {
     Scheduler::Copies& copies = s.copies[thread];
@@ -299,8 +257,7 @@ void copy_async16(void* shared, const void* global, Site site) {
     Scheduler& s = Scheduler::current();
     check_aligned(shared, 16, site);
     check_aligned(global, 16, site);
-    if (shared_offset(s, s.block(), shared, 16) < 0)
-        fault(site, "%p, the target of a copy, is not in this block's shared memory", shared);
+    require_shared(shared, 16, site);
     Scheduler::Copies& copies = s.copies[s.thread()];
     copies.queue.push_back({shared, global, copies.group, site});
     if (!s.options.eager_copies) return;

@@ -79,7 +79,7 @@ struct Omission {
 
 [[noreturn]] void fault(Site site, const char* message, ...) __attribute__((format(printf, 2, 3)));
 
-enum class WarpOp : uint8_t { sync, shuffle, vote, match, reduce };
+enum class WarpOp : uint8_t { sync, shuffle, vote, match, reduce, matrix, mma };
 enum class Reduction { add, smallest, largest, bit_and, bit_or, bit_xor };
 
 void warp_sync(unsigned mask, Site site);
@@ -88,6 +88,16 @@ unsigned warp_ballot(unsigned mask, bool predicate, Site site);
 unsigned warp_match_any(unsigned mask, uint64_t value, Site site);
 // On int64_t, which holds every operand of the intrinsics.
 int64_t warp_reduce(unsigned mask, int64_t value, Reduction reduction, Site site);
+
+// `loads` times ldmatrix.x<matrices>: rows[i] is the lane's row of load i, registers (loads,
+// matrices). In one warp operation, as is a whole tile of mma below: less switching of fibers.
+void load_matrices(uint32_t* registers, const void* const* rows, int loads, int matrices,
+                   bool transpose, Site site);
+// mma.m16n8k16 of bf16 into fp32: d (row_tiles, column_tiles, 4) += a (row_tiles, 4) times
+// b (column_tiles, 2). Sums from the first product to the last, each rounded to fp32; a tensor
+// core's sums are wider and truncate.
+void warp_mma(float* d, const uint32_t* a, const uint32_t* b, int row_tiles, int column_tiles,
+              Site site);
 
 struct BarrierResult {
     int count; // of threads whose predicate was true
@@ -117,6 +127,7 @@ void copy_wait(int pending_groups);
 
 enum class Access : uint8_t { load, store, atomic };
 void check_aligned(const void* pointer, size_t bytes, Site site);
+void require_shared(const void* pointer, size_t bytes, Site site);
 void record(const void* pointer, size_t bytes, Access access, const void* place);
 void load128(void* value, const void* pointer, Site site);
 void store128(void* pointer, const void* value, Site site);

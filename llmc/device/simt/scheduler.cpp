@@ -76,8 +76,8 @@ void fault(Site site, const char* message, ...) {
 }
 
 static std::string waits_for(const Warp& warp, int lane) {
-    static const char* const names[] = {"__syncwarp", "a shuffle", "a vote", "a match",
-                                        "a reduction"};
+    static const char* const names[] = {"__syncwarp",  "a shuffle", "a vote", "a match",
+                                        "a reduction", "ldmatrix",  "mma"};
     const Site site = warp.site[lane];
     const unsigned bit = 1u << lane;
     if (warp.done & bit) return "exited";

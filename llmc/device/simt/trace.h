@@ -5,6 +5,7 @@
 //   Traffic    a warp's accesses are grouped by source place and by how often the lane has been
 //              there since the warp last met; a group is a request. Sectors are its distinct
 //              32-byte pieces. Wavefronts are the passes over the 32 banks; ideal = no conflicts.
+//   mma        instructions of a warp.
 //   Races      two accesses to one 2-byte cell, one of them a store, not both atomic, by threads
 //              that no barrier, cluster barrier or full __syncwarp orders. Shuffles order nothing.
 //              Exact for the executed path and input.
@@ -40,6 +41,7 @@ class Trace {
     const std::vector<Watched>& watched() const { return watched_; }
     const SharedTraffic& shared() const { return shared_; }
     int64_t remote_bytes() const { return remote_bytes_; } // shared memory of other blocks
+    int64_t mma() const { return mma_; }
     int64_t races() const { return races_; }
     const std::string& first_race() const { return first_race_; }
 
@@ -51,6 +53,7 @@ class Trace {
     void barrier(Scheduler& s, int id);
     void arrive(Scheduler& s, int id);
     void access(Scheduler& s, const void* pointer, size_t bytes, Access access, const void* place);
+    void mma(int64_t count) { mma_ += count; }
     void copied(Scheduler& s, void* shared, const void* global, size_t bytes, const void* place);
 
   private:
@@ -114,7 +117,7 @@ class Trace {
     uint32_t cluster_ = 0, first_cluster_ = 1; // serial numbers: of now, of the launch
     std::vector<int64_t> cluster_number_;      // serial - first -> number in the grid
     SharedTraffic shared_;
-    int64_t remote_bytes_ = 0, races_ = 0;
+    int64_t remote_bytes_ = 0, mma_ = 0, races_ = 0;
     std::string first_race_;
     std::string kernel_;
 };
