@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what is missing, builds with warnings as errors, runs every test, ends with "N passed, M failed".
 #   lint, the kernels through nvcc if it is there, unit tests, slow tests, traced kernels, golden
-#   vectors, the same unit tests under ASan and UBSan, resume tests, evaluations
+#   vectors, the same unit tests under ASan and UBSan, resume tests, evaluations,
+#   training through the kernels
 set -u
 cd "$(dirname "$0")/.."
 sh scripts/setup.sh || exit 1
@@ -61,6 +62,7 @@ counted "unit tests under ASan and UBSan" sh scripts/run_tests.sh build-asan/tes
 counted "resume after kill -9" sh test/resume.sh
 counted "evaluation after kill -9" sh test/evaluate.sh
 counted "ranks" sh test/ranks.sh
+counted "training through the kernels" sh test/simt.sh
 counted "faults" sh test/faults.sh
 
 echo "$passed passed, $failed failed"

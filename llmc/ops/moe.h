@@ -70,15 +70,15 @@ void moe_bias_update(Ctx& ctx, View bias, const View& counts, double rate);
 
 } // namespace ref
 
-DECLARE_OP(router_forward)
-DECLARE_OP(router_backward)
-DECLARE_OP(slots_forward)
-DECLARE_OP(grouped_linear_forward)
-DECLARE_OP(grouped_linear_backward)
-DECLARE_OP(moe_combine_forward)
-DECLARE_OP(moe_combine_backward)
-DECLARE_OP(moe_gather_backward)
-DECLARE_OP(moe_bias_update)
+DECLARE_KERNEL_OP(router_forward)
+DECLARE_KERNEL_OP(router_backward)
+DECLARE_KERNEL_OP(slots_forward)
+DECLARE_KERNEL_OP(grouped_linear_forward)
+DECLARE_KERNEL_OP(grouped_linear_backward)
+DECLARE_KERNEL_OP(moe_combine_forward)
+DECLARE_KERNEL_OP(moe_combine_backward)
+DECLARE_KERNEL_OP(moe_gather_backward)
+DECLARE_KERNEL_OP(moe_bias_update)
 
 // MaxVio, eq. (M9): (max count - mean) / mean. 0 = perfectly even; 0 also where nothing was routed.
 double max_violation(const int32_t* counts, int experts);

@@ -92,6 +92,7 @@ OpCase router_case(const Shape& s) {
     op.inputs = {{"logits", GradMode::written}};
     op.tolerance = 5e-7;
     op.reason = "fp32 sigmoid and a sum of K";
+    op.kernel_paths = {-1};
     op.bytes = 8.0 * double(s.N) * double(s.E);
     op.flops = 4.0 * double(s.N) * double(s.E);
     op.perf = s.perf;
@@ -109,6 +110,7 @@ OpCase slots_case(const Shape& s) {
         slots_forward(ctx, a["offsets"], a["slot_row"], a["row_slot"], a["experts"]);
     };
     op.reason = "integers";
+    op.kernel_paths = {-1};
     op.bytes = 12.0 * double(s.N) * double(s.K);
     op.perf = s.perf;
     return op;
@@ -145,6 +147,7 @@ OpCase grouped_case(const Shape& s, bool gathered) {
     op.tolerance = 1e-6;
     op.reason = "one fp32 chain of C products";
     op.single = {"dweight"};
+    op.kernel_paths = {-1};
     op.bf16_tolerance = kBf16Tolerance;
     op.bytes = 4.0 * double(s.E * s.O * s.C + S * (s.C + s.O));
     op.flops = 2.0 * double(S * s.O * s.C);
@@ -172,6 +175,7 @@ OpCase combine_case(const Shape& s) {
     op.tolerance = 5e-7;
     op.reason = "fp32 sums of K products; dweights sums C";
     op.single = {"weights", "dweights"};
+    op.kernel_paths = {-1};
     op.bf16_tolerance = kBf16Tolerance;
     op.bytes = 4.0 * double((S + s.N) * s.C);
     op.flops = 2.0 * double(S * s.C);
@@ -188,6 +192,7 @@ OpCase bias_case(const Shape& s) {
     op.forward = [](Ctx& ctx, Views& a) { moe_bias_update(ctx, a["bias"], a["counts"], 1e-3); };
     op.tolerance = 1e-6;
     op.reason = "one fp32 addition";
+    op.kernel_paths = {-1};
     op.bytes = 12.0 * double(s.E);
     op.perf = s.perf;
     return op;
