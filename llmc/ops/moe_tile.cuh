@@ -113,7 +113,7 @@ template <bool kTransA, bool kTransB> class Accumulator<bf16, kTransA, kTransB> 
 template <bool kTransA, bool kTransB> class Accumulator<float, kTransA, kTransB> {
   public:
     __device__ __forceinline__ void step(const float* a, const float* b) {
-#pragma unroll
+#pragma unroll 1 // else the next loads take 100 more registers
         for (int k = 0; k < kStep<float>; k += 4) {
             float fa[4][8], fb[4][8];
             load<kTransA, kM>(fa, a, k, int(threadIdx.x) / 16, 8);

@@ -283,7 +283,7 @@ void watch_scratch(Ctx& ctx, Trace& trace) {
     trace.watch("scratch", ctx.scratch.alloc(1 << 19), 1 << 19);
 }
 
-// Columns: sectors of each operand over those it has, mma instructions over those of the full tiles.
+// Sectors of each operand in bytes; mma instructions, those of the tiles.
 std::string grouped_row(const char* name, int O, int C, bool backward) {
     Trace trace;
     Watcher memory(trace);
