@@ -119,7 +119,7 @@ op: $(BUILD)/tests bench
 # The kernels through nvcc: no warning, no spilled register. What ptxas says of each (registers,
 # shared memory) stays beside the object.
 NVCC := $(shell command -v nvcc)
-CUDA_ARCHS = 80 90
+CUDA_ARCHS = 80 90 100 120
 NVCCFLAGS = -std=c++20 -O3 -I. -Xcompiler -Wall,-Wextra,-Werror,-Wno-unknown-pragmas \
   --Werror all-warnings -Xptxas -v,--warn-on-spills,--warning-as-error
 define CUDA_RULE

@@ -94,13 +94,14 @@ struct RouterGradient {
 __global__ void __launch_bounds__(kThreads) router_backward_kernel(RouterGradient a) {
     DYNAMIC_SHARED(float, shared);
     const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
-    float *row = shared + warp * (a.E + 2 * a.K), *scores = row + a.E, *g = scores + a.K;
+    float *row = shared + warp * (a.E + 3 * a.K), *scores = row + a.E, *g = scores + a.K;
+    int* experts = reinterpret_cast<int*>(g + a.K);
     for (int e = lane; e < a.E; e += 32) row[e] = 0;
     const int64_t first = (int64_t(blockIdx.x) * kWarps + warp) * kRowsPerWarp;
     for (int64_t n = first; n < first + kRowsPerWarp && n < a.N; n++) {
-        const int* experts = a.experts + n * a.K;
         float sum = 0, dot = 0;
         for (int k = lane; k < a.K; k += 32) {
+            experts[k] = a.experts[n * a.K + k];
             g[k] = a.dweights[n * a.dweights_ld + k];
             sum += scores[k] = a.scores[n * a.scores_ld + experts[k]];
         }
@@ -124,16 +125,21 @@ __global__ void __launch_bounds__(kThreads) router_backward_kernel(RouterGradien
 
 constexpr int kChoicesPerBlock = 2048, kChoicesPerWarp = kChoicesPerBlock / kWarps;
 
-// One block = 2048 choices in order: how many of each expert, counts (blocks, E).
-__global__ void __launch_bounds__(kThreads)
-    count_choices_kernel(int* counts, const int* experts, int S, int E) {
-    DYNAMIC_SHARED(int, count);
+// By a block, for its 2048 choices: how many of each expert.
+__device__ __forceinline__ void count_choices(int* count, const int* experts, int S, int E) {
     for (int e = int(threadIdx.x); e < E; e += kThreads) count[e] = 0;
     __syncthreads();
     const int first = int(blockIdx.x) * kChoicesPerBlock;
     for (int i = first + int(threadIdx.x); i < first + kChoicesPerBlock && i < S; i += kThreads)
         atomicAdd(&count[experts[i]], 1);
     __syncthreads();
+}
+
+// counts (blocks, E).
+__global__ void __launch_bounds__(kThreads)
+    count_choices_kernel(int* counts, const int* experts, int S, int E) {
+    DYNAMIC_SHARED(int, count);
+    count_choices(count, experts, S, E);
     for (int e = int(threadIdx.x); e < E; e += kThreads)
         counts[int64_t(blockIdx.x) * E + e] = count[e];
 }
@@ -203,7 +209,16 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // ------------------------------------------------------------------------------------------------
-// biases
+// counts of the step, biases
+
+// One block = 2048 choices, counted in shared memory; integers, so in any order.
+__global__ void __launch_bounds__(kThreads)
+    add_counts_kernel(int* counts, const int* experts, int S, int E) {
+    DYNAMIC_SHARED(int, count);
+    count_choices(count, experts, S, E);
+    for (int e = int(threadIdx.x); e < E; e += kThreads)
+        if (count[e] > 0) atomicAdd(&counts[e], count[e]);
+}
 
 // By one block; signs from integers, so exact.
 __global__ void __launch_bounds__(kThreads)
@@ -261,7 +276,7 @@ void gpu::router_backward(Ctx& ctx, View dlogits, const View& dweights, const Vi
                            E,
                            K,
                            float(scale)};
-    const size_t shared = sizeof(float) * size_t(kWarps * (E + 2 * K));
+    const size_t shared = sizeof(float) * size_t(kWarps * (E + 3 * K));
     LAUNCH(ctx, router_backward_kernel,
            (LaunchShape{blocks_of(N, kWarps * kRowsPerWarp), kThreads, 1, shared}), a);
 }
@@ -278,6 +293,13 @@ void gpu::slots_forward(Ctx& ctx, View offsets, View slot_row, View row_slot, co
     LAUNCH(ctx, place_choices_kernel,
            (LaunchShape{blocks, kThreads, 1, sizeof(int) * size_t(kWarps * E)}),
            slot_row.as<int32_t>(), row_slot.as<int32_t>(), experts.as<int32_t>(), counts, S, E, K);
+}
+
+void gpu::moe_counts_update(Ctx& ctx, View counts, const View& experts) {
+    const int S = int(experts.size()), E = int(counts.rows());
+    LAUNCH(ctx, add_counts_kernel,
+           (LaunchShape{blocks_of(S, kChoicesPerBlock), kThreads, 1, sizeof(int) * size_t(E)}),
+           counts.as<int32_t>(), experts.as<int32_t>(), S, E);
 }
 
 void gpu::moe_bias_update(Ctx& ctx, View bias, const View& counts, double rate) {

@@ -95,12 +95,7 @@ __global__ void __launch_bounds__(kThreads) grouped_rows_kernel(RowProduct<T> a)
     for (int m = int(threadIdx.x) / 32; tile.first + m < tile.end && m < kM; m += kWarps)
         for (int v = int(threadIdx.x) % 32; v < kN / kVector<T>; v += 32) {
             float x[kVector<T>];
-#pragma unroll
-            for (int i = 0; i < kVector<T>; i += 4) {
-                const Pack<float> part = ld128(staged + m * kStagedLd + v * kVector<T> + i);
-#pragma unroll
-                for (int j = 0; j < 4; j++) x[i + j] = part.v[j];
-            }
+            load_staged(x, staged, m, v * kVector<T>);
             store_vector(a.out + (tile.first + m) * a.out_ld, width, n0 / kVector<T> + v,
                          a.aligned_out, pack<T>(x)); // (M5), (M6)
         }
@@ -148,9 +143,10 @@ __global__ void __launch_bounds__(kThreads) grouped_weights_kernel(WeightProduct
         const int lane = int(threadIdx.x) % 32, v = n0 / 4 + lane;
         float* row = dweight + int64_t(m0 + m) * a.C;
         Pack<float> dw = load_vector(row, a.C, v, a.aligned_dweight, 0);
-        const Pack<float> part = ld128(staged + m * kStagedLd + 4 * lane);
+        float sums[4];
+        load_staged(sums, staged, m, 4 * lane);
 #pragma unroll
-        for (int i = 0; i < 4; i++) dw.v[i] += part.v[i];
+        for (int i = 0; i < 4; i++) dw.v[i] += sums[i];
         store_vector(row, a.C, v, a.aligned_dweight, dw); // (M6)
     }
 }

@@ -28,6 +28,28 @@ template <int kChunks> __device__ __forceinline__ int chunk_at(int row, int chun
     return row * kChunks + (chunk ^ (kChunks == 4 ? row >> 1 & 3 : row & 7));
 }
 
+// Where element (row, column) of the finished tile lies: 8 rows' fragments are in different banks.
+__device__ __forceinline__ int staged_at(int row, int column) {
+    return row * kStagedLd + (column ^ (row >> 2 & 1));
+}
+// N elements of a row from a multiple of N on. Half of the lanes begin with the second four.
+template <int N>
+__device__ __forceinline__ void load_staged(float (&x)[N], const float* staged, int row,
+                                            int column) {
+    const bool swapped = row & 4, late = N > 4 && column & 32;
+    Pack<float> part[N / 4];
+#pragma unroll
+    for (int i = 0; i < N / 4; i++)
+        part[i] = ld128(staged + row * kStagedLd + column + 4 * (late ? N / 4 - 1 - i : i));
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        const Pack<float>&here = part[j / 4], &there = part[N / 4 - 1 - j / 4];
+        const float own = late ? there.v[j % 4] : here.v[j % 4];
+        const float pair = late ? there.v[(j % 4) ^ 1] : here.v[(j % 4) ^ 1];
+        x[j] = swapped ? pair : own;
+    }
+}
+
 template <class T> struct Operand {
     const T* data;
     int64_t ld;
@@ -93,14 +115,14 @@ template <bool kTransA, bool kTransB> class Accumulator<bf16, kTransA, kTransB> 
     }
     __device__ __forceinline__ void store(float* staged) const {
         const int g = int(threadIdx.x) % 32 / 4, t = int(threadIdx.x) % 4;
-        float* at = staged + (warp() / 2 * 32 + g) * kStagedLd + warp() % 2 * 64 + 2 * t;
+        const int m0 = warp() / 2 * 32 + g, n0 = warp() % 2 * 64 + 2 * t;
 #pragma unroll
         for (int i = 0; i < 2; i++)
 #pragma unroll
             for (int j = 0; j < 8; j++)
 #pragma unroll
                 for (int r = 0; r < 4; r++)
-                    at[(16 * i + r / 2 * 8) * kStagedLd + 8 * j + r % 2] = sum_[i][j][r];
+                    staged[staged_at(m0 + 16 * i + r / 2 * 8, n0 + 8 * j + r % 2)] = sum_[i][j][r];
     }
 
   private:
@@ -131,8 +153,8 @@ template <bool kTransA, bool kTransB> class Accumulator<float, kTransA, kTransB>
         for (int i = 0; i < 8; i++)
 #pragma unroll
             for (int j = 0; j < 8; j++)
-                staged[index<kTransA>(int(threadIdx.x) / 16, 8, i) * kStagedLd +
-                       index<kTransB>(int(threadIdx.x) % 16, 16, j)] = sum_[i][j];
+                staged[staged_at(index<kTransA>(int(threadIdx.x) / 16, 8, i),
+                                 index<kTransB>(int(threadIdx.x) % 16, 16, j))] = sum_[i][j];
     }
 
   private:
@@ -188,7 +210,7 @@ __device__ __forceinline__ void multiply(Accumulator<T, kTransA, kTransB>& sum, 
     }
 }
 
-// The finished tile in shared memory: (kM, kN) with row stride kStagedLd.
+// The finished tile in shared memory, for load_staged.
 template <class T, bool kTransA, bool kTransB>
 __device__ __forceinline__ float* stage(const Accumulator<T, kTransA, kTransB>& sum, T* shared) {
     float* staged = reinterpret_cast<float*>(shared);

@@ -1,29 +1,32 @@
 // Contract: optimizer.h.
 #include "llmc/train/optimizer.h"
 
+#include "llmc/device/memory.h"
 #include "llmc/ops/adamw.h"
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 Optimizer::Optimizer(Ctx& ctx, Comm& comm, const Model& model)
     : comm_(comm), own_(comm.shard(model.table.trained_size)),
       m_(ctx.dtype(), "adam m", own_.end - own_.begin),
       v_(ctx.dtype(), "adam v", own_.end - own_.begin), decayed_size_(model.table.decayed_size) {}
 
-void Optimizer::reset() {
+void Optimizer::reset(Ctx& ctx) {
     step_ = 0;
-    for (const View& moment : {m_.view(), v_.view()}) std::memset(moment.data, 0, moment.bytes());
+    fill_zero(ctx, m_.view());
+    fill_zero(ctx, v_.view());
 }
 
 double Optimizer::update(Ctx& ctx, Model& model, const ParamSet& grads,
                          const OptimizerSettings& s) {
+    ctx.wait();
     comm_.reduce_scatter(grads.trained());
     const int64_t count = own_.end - own_.begin;
     double square_sum = 0;
     const View total = make_view(&square_sum, Dtype::f64, "square_sum", 1);
     if (count > 0) square_sum_forward(ctx, total, grads.flat().slice_rows(own_.begin, count));
+    ctx.wait();
     comm_.all_sum(total);
     const double norm = std::sqrt(square_sum);
     if (!std::isfinite(norm)) return norm;
@@ -39,6 +42,7 @@ double Optimizer::update(Ctx& ctx, Model& model, const ParamSet& grads,
                      v_.view().slice_rows(begin - own_.begin, end - begin),
                      grads.flat().slice_rows(begin, end - begin), a);
     }
+    ctx.wait();
     comm_.all_gather(model.weights.trained());
     model.weights_changed();
     return norm;

@@ -20,7 +20,7 @@ class Optimizer {
     // nothing is changed. The gradient is scaled by min(1, clip / (norm + 1e-6)).
     double update(Ctx& ctx, Model& model, const ParamSet& grads, const OptimizerSettings& settings);
 
-    void reset(); // moments and step count to zero
+    void reset(Ctx& ctx); // moments and step count to zero
     int64_t step() const { return step_; }
     void set_step(int64_t step) { step_ = step; }
     Comm::Range own() const { return own_; }        // elements of the flat weights

@@ -2,6 +2,7 @@
 #include "llmc/ops/moe.h"
 
 #include "llmc/device/buffer.h"
+#include "llmc/device/memory.h"
 #include "test/cases/cases.h"
 
 #include <algorithm>
@@ -22,6 +23,7 @@ const Shape kShapes[] = {
     {130, 16, 40, 6, 1, 3, 4, false},      // all rows to one expert, several row blocks
     {37, 33, 130, 3, 3, 0, 3, false},      // K = E, more columns than one task takes
     {67, 131, 17, 16, 4, 0, 16, false},    // ordinary, with tails
+    {9, 8, 16, 300, 12, 0, 300, false},    // more experts than threads, most without a slot
     {1024, 256, 256, 32, 4, 0, 32, true},  // training
     {8, 256, 256, 32, 4, 0, 32, true},     // decoding
     {4096, 128, 64, 384, 12, 0, 384, true} // many small experts
@@ -183,6 +185,21 @@ OpCase combine_case(const Shape& s) {
     return op;
 }
 
+OpCase counts_case(const Shape& s) {
+    OpCase op;
+    op.name = name_of("moe_counts_update", s);
+    op.args = {{"experts", Role::index, {s.N, s.K}, fixed(choose_experts(s))},
+               {"counts", Role::out_i32, {s.E}}};
+    op.forward = [](Ctx& ctx, Views& a) {
+        fill_zero(ctx, a["counts"]);
+        moe_counts_update(ctx, a["counts"], a["experts"]);
+    };
+    op.reason = "integers";
+    op.kernel_paths = {-1};
+    op.perf = s.perf;
+    return op;
+}
+
 OpCase bias_case(const Shape& s) {
     std::vector<double> counts(s.E, 0.0);
     for (double e : choose_experts(s)) counts[size_t(e)]++;
@@ -208,6 +225,7 @@ std::vector<OpCase> moe_cases() {
         cases.push_back(grouped_case(s, true));
         cases.push_back(grouped_case(s, false));
         cases.push_back(combine_case(s));
+        cases.push_back(counts_case(s));
         cases.push_back(bias_case(s));
     }
     return cases;
