@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what is missing, builds with warnings as errors, runs every test, ends with "N passed, M failed".
 #   lint, the kernels through nvcc if it is there, unit tests, slow tests, traced kernels, golden
-#   vectors, the same unit tests under ASan and UBSan, resume tests, evaluations, ranks, rollout ranks, faults, the report
+#   vectors, the same unit tests under ASan and UBSan, resume tests, evaluations, ranks, rollout ranks,
+#   the report, training through the kernels, faults, kills at random instants
 set -u
 cd "$(dirname "$0")/.."
 sh scripts/setup.sh || exit 1
@@ -63,6 +64,7 @@ counted "evaluation after kill -9" sh test/evaluate.sh
 counted "ranks" sh test/ranks.sh
 counted "rollout ranks" sh test/serve.sh
 counted "report" sh test/report.sh
+counted "training through the kernels" sh test/simt.sh
 counted "faults" sh test/faults.sh
 counted "kills at random instants" sh test/kills.sh 1 tiny-moe 2
 

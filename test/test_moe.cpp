@@ -68,7 +68,7 @@ std::vector<float> layer(Ctx& ctx, int64_t N, int64_t C, int64_t O, int64_t E, i
 } // namespace
 
 TEST_CASE("moe: equal scores go to the lowest index", "[op][moe]") {
-    for (Backend backend : {Backend::ref, Backend::cpu}) {
+    for (Backend backend : {Backend::ref, Backend::cpu, Backend::simt}) {
         Ctx ctx(backend, 1);
         Routing routing(ctx, 3, 40, 5);
         std::vector<double> logits(3 * 40, 0.25);     // row 0: all equal
@@ -83,7 +83,7 @@ TEST_CASE("moe: equal scores go to the lowest index", "[op][moe]") {
 }
 
 TEST_CASE("moe: the bias selects and does not weigh", "[op][moe]") {
-    for (Backend backend : {Backend::ref, Backend::cpu}) {
+    for (Backend backend : {Backend::ref, Backend::cpu, Backend::simt}) {
         Ctx ctx(backend, 1);
         Routing routing(ctx, 1, 4, 2);
         set(routing.logits.view(), {2, 1, 0, -1});
@@ -97,7 +97,7 @@ TEST_CASE("moe: the bias selects and does not weigh", "[op][moe]") {
 }
 
 TEST_CASE("moe: K = E selects every expert and the weights sum to the scale", "[op][moe]") {
-    for (Backend backend : {Backend::ref, Backend::cpu}) {
+    for (Backend backend : {Backend::ref, Backend::cpu, Backend::simt}) {
         Ctx ctx(backend, 2);
         Routing routing(ctx, 9, 19, 19);
         set(routing.logits.view(), normals(9 * 19, 1));
@@ -116,7 +116,7 @@ TEST_CASE("moe: K = E selects every expert and the weights sum to the scale", "[
 
 TEST_CASE("moe: with one expert per token the router gets exactly no gradient", "[op][moe]") {
     const int N = 64, E = 6; // the weight is the scale whatever the score is
-    for (Backend backend : {Backend::ref, Backend::cpu}) {
+    for (Backend backend : {Backend::ref, Backend::cpu, Backend::simt}) {
         Ctx ctx(backend, 1);
         Routing routing(ctx, N, E, 1);
         set(routing.logits.view(), normals(N * E, 1));
@@ -171,7 +171,7 @@ TEST_CASE("moe: equal experts are one dense layer, whatever the routing", "[op][
     auto inp = normals(N * C, 1), one = normals(O * C, 2);
     std::vector<double> weight;
     for (int64_t e = 0; e < E; e++) weight.insert(weight.end(), one.begin(), one.end());
-    for (Backend backend : {Backend::ref, Backend::cpu}) {
+    for (Backend backend : {Backend::ref, Backend::cpu, Backend::simt}) {
         Ctx ctx(backend, 2);
         auto out = layer(ctx, N, C, O, E, K, inp, normals(N * E, 3), weight);
         double worst = 0;
@@ -206,7 +206,7 @@ TEST_CASE("moe: MaxVio is the excess of the fullest expert over the mean", "[op]
 }
 
 TEST_CASE("moe: the bias update keeps the mean and rests when balanced", "[op][moe]") {
-    for (Backend backend : {Backend::ref, Backend::cpu}) {
+    for (Backend backend : {Backend::ref, Backend::cpu, Backend::simt}) {
         Ctx ctx(backend, 1);
         Buffer bias(ctx.dtype(), "bias", 4), counts(Dtype::i32, "counts", 4);
         auto update = [&](std::vector<int32_t> c) {

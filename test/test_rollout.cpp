@@ -258,7 +258,7 @@ TEST_CASE("rollout: cached decoding has the full forward's logits bit for bit", 
     full.logits_forward(want.view(), 0);
     // 37 tokens as a prompt, the rest one by one
     const int pages = int((N + page_size - 1) / page_size);
-    KvCache cache(config, x, pages, page_size);
+    KvCache cache(ctx.arena, config, x, pages, page_size);
     DecodePass pass(ctx, model, cache, 40, 40);
     std::vector<int32_t> table(pages);
     for (int p = 0; p < pages; p++) table[p] = pages - 1 - p;

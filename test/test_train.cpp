@@ -217,22 +217,23 @@ TEST_CASE("train: overlong rules change what is learnt from", "[train]") {
 }
 
 TEST_CASE("train: a KL term holds the policy near the weights the stage began with", "[train]") {
-    auto flags = [](const char* kl) {
-        return std::vector<std::string>{"-rl.kl", kl, "-rl.lr", "1e-3", "-rl.updates", "2"};
+    auto flags = [](const char* kl, const char* dtype) {
+        return std::vector<std::string>{"-rl.kl",      kl,  "-rl.lr", "1e-3",
+                                        "-rl.updates", "2", "-dtype", dtype};
     };
-    ShortRun without(flags("0")), with(flags("1"));
+    const ShortRun without(flags("0", "fp32")), with(flags("1", "fp32")),
+        narrow(flags("1", "bf16"));
     CHECK_FALSE(without.steps.back().contains("kl"));
     CHECK_FALSE(path_exists(without.runs + "/run/reference"));
     CHECK(path_exists(with.runs + "/run/reference/model.safetensors"));
     CHECK(read_file(with.runs + "/run/reference/model.safetensors") ==
           read_file(with.runs + "/run/ckpt/step_00000070/model.safetensors"));
     CHECK(with.steps[70]["kl"].get<double>() == 0); // still the same weights, bit for bit
+    CHECK(narrow.steps[70]["kl"].get<double>() == 0);
     CHECK(with.steps[70]["grad_norm"] == without.steps[70]["grad_norm"]);
     CHECK(with.steps[71]["kl"].get<double>() > 0);
     CHECK(with.steps[71]["grad_norm"] != without.steps[71]["grad_norm"]);
     CHECK(with.steps[73]["kl"].get<double>() > 0);
-    ShortRun narrow({"-rl.kl", "1", "-dtype", "bf16", "-rl.steps", "1"});
-    CHECK(narrow.steps[70]["kl"].get<double>() == 0);
     for (const ShortRun* run : {&without, &with, &narrow}) CHECK(run->taken == run->planned);
 }
 

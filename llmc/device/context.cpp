@@ -73,3 +73,14 @@ Ctx::Ctx(Backend backend_, int threads_, bool bf16_)
 }
 
 Ctx::~Ctx() = default;
+
+void Ctx::enqueue(std::function<void()> work) {
+    if (defers()) waiting_.push_back(std::move(work));
+    else work();
+}
+
+void Ctx::wait() {
+    const std::vector<std::function<void()>> all = std::move(waiting_);
+    waiting_.clear(); // also where one of them throws
+    for (const auto& work : all) work();
+}

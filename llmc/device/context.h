@@ -5,6 +5,7 @@
 #include "llmc/device/arena.h"
 #include "llmc/device/simt/options.h"
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -67,10 +68,21 @@ struct Ctx {
     SimtOptions simt;
     void* stream = nullptr; // cudaStream_t of kernels built by nvcc
 
+    // Does `work` after all that was asked for before it: at once, or where simt.defer is set not
+    // before wait(), so that whoever reads a result without waiting for it sees old data.
+    void enqueue(std::function<void()> work);
+    // Returns when everything asked for is done. Memory that ops were given must live until then;
+    // the host writes into it, or reads what they wrote, only afterwards.
+    void wait();
+    bool defers() const { return backend == Backend::simt && simt.defer; }
+
     // X of the contracts: the dtype of the weights that passes read and of activations.
     Dtype storage() const { return bf16 ? Dtype::bf16 : dtype(); }
     // Of all else: statistics, gradients of weights, what the optimizer holds.
     Dtype dtype() const { return backend == Backend::ref ? Dtype::f64 : Dtype::f32; }
+
+  private:
+    std::vector<std::function<void()>> waiting_;
 };
 
 const char* backend_name(Backend backend);

@@ -2,12 +2,12 @@
 #include "llmc/model/train_pass.h"
 
 #include "llmc/device/gemm.h"
+#include "llmc/device/memory.h"
 #include "llmc/ops/attention.h"
 #include "llmc/ops/embed.h"
 #include "llmc/ops/linear.h"
+#include "llmc/ops/moe.h"
 #include "llmc/ops/norm.h"
-
-#include <cstring>
 
 TrainPass::TrainPass(Ctx& ctx, Model& model, const PassSettings& settings)
     : ctx_(ctx), model_(model), settings_(settings), pool_(ctx.arena, Segment::activations) {
@@ -45,12 +45,12 @@ TrainPass::TrainPass(Ctx& ctx, Model& model, const PassSettings& settings)
 }
 
 void TrainPass::zero_grads() {
-    const View sums = sharded() ? own_grads_.view() : grads_->trained();
-    std::memset(sums.data, 0, sums.bytes());
-    if (!expert_counts_.empty()) std::memset(expert_counts_.data, 0, expert_counts_.bytes());
+    fill_zero(ctx_, sharded() ? own_grads_.view() : grads_->trained());
+    if (!expert_counts_.empty()) fill_zero(ctx_, expert_counts_);
 }
 
 View TrainPass::summed_grads(Comm& comm) {
+    ctx_.wait();
     if (sharded()) return own_grads_.view();
     comm.reduce_scatter(grads_->trained());
     const Comm::Range own = comm.shard(model_.table.trained_size);
@@ -59,12 +59,12 @@ View TrainPass::summed_grads(Comm& comm) {
 
 void TrainPass::open_span(const Span& span) {
     if (!sharded() || span.size() == 0) return;
-    const View place = grads_->span(span);
-    std::memset(place.data, 0, place.bytes());
+    fill_zero(ctx_, grads_->span(span));
 }
 
 void TrainPass::close_span(const Span& span) {
     if (!sharded() || span.size() == 0) return;
+    ctx_.wait();
     settings_.shards->reduce_add(own_grads_.view(), grads_->span(span), span.begin,
                                  model_.table.trained_size);
 }
@@ -95,11 +95,9 @@ void TrainPass::forward(const Batch& batch, bool count_experts) {
         inp = acts.stream_mid;
         delta = delta_.slice_rows(0, N_);
         if (!count_experts || !c.moe()) continue;
-        const int32_t* offsets = acts.offsets.as<int32_t>();
-        int32_t* counts = expert_counts_.as<int32_t>() + int64_t(l) * c.experts;
-        for (int e = 0; e < c.experts; e++) counts[e] += offsets[e + 1] - offsets[e];
-        const View padding = acts.experts.slice_rows(N_ - batch.padding, batch.padding);
-        for (int64_t i = 0; i < padding.size(); i++) counts[padding.as<int32_t>()[i]]--;
+        const View counts = expert_counts_.slice_rows(l, 1);
+        moe_counts_update(ctx_, make_view(counts.data, counts.dtype, counts.name, c.experts),
+                          acts.experts.slice_rows(0, N_ - batch.padding));
     }
     rmsnorm_forward(ctx_, hidden(), final_stream_.slice_rows(0, N_), hidden_rstd_.slice_rows(0, N_),
                     inp, delta, model_.pass_weights().final_norm(), c.norm_eps);
@@ -158,7 +156,7 @@ void TrainPass::backward() {
     const ModelConfig& c = model_.config;
     open_span(model_.table.norm_span());
     const BlockGrads g = first_rows(block_grads_, c, N_);
-    std::memset(g.dstream.data, 0, g.dstream.bytes());
+    fill_zero(ctx_, g.dstream);
     rmsnorm_backward(ctx_, g.dstream, grads_->final_norm(), dhidden_.slice_rows(0, N_),
                      final_stream_.slice_rows(0, N_), hidden_rstd_.slice_rows(0, N_),
                      model_.pass_weights().final_norm());

@@ -4,7 +4,8 @@
 //   DECLARE_OP(norm_forward)
 //
 // re-declares exactly that type as check::norm_forward (the contract's checks), cpu::norm_forward,
-// and a callable ::norm_forward that checks once and dispatches. Definitions are written with the
+// and a callable ::norm_forward that checks once and dispatches; its results are there after
+// Ctx::wait(). Definitions are written with the
 // qualified name (`void cpu::norm_forward(...) {`), so a drifting signature does not compile.
 // DECLARE_KERNEL_OP also declares simt::norm_forward and cuda::norm_forward: one definition,
 // `void gpu::norm_forward(...)` in the op's .cu (device/gpu.h), compiled once for each.
@@ -14,15 +15,21 @@
 #pragma once
 #include "llmc/device/context.h"
 
+#include <tuple>
+
 template <class Signature> struct Op;
 template <class... Args> struct Op<void(Ctx&, Args...)> {
     using Fn = void(Ctx&, Args...);
     Fn *check, *ref, *cpu, *simt;
     void operator()(Ctx& ctx, Args... args) const {
         check(ctx, args...);
-        (ctx.backend == Backend::ref   ? ref
-         : ctx.backend == Backend::cpu ? cpu
-                                       : simt)(ctx, args...);
+        Fn* const run = ctx.backend == Backend::ref   ? ref
+                        : ctx.backend == Backend::cpu ? cpu
+                                                      : simt;
+        if (!ctx.defers()) return run(ctx, args...);
+        ctx.enqueue([&ctx, run, held = std::tuple<std::decay_t<Args>...>(args...)] {
+            std::apply([&](const auto&... kept) { run(ctx, kept...); }, held);
+        });
     }
 };
 

@@ -73,6 +73,14 @@ void cpu::slots_forward(Ctx& ctx, View offsets, View slot_row, View row_slot, co
     ref::slots_forward(ctx, offsets, slot_row, row_slot, experts); // integers: nothing to round
 }
 
+void ref::moe_counts_update(Ctx&, View counts, const View& experts) {
+    for (int64_t i = 0; i < experts.size(); i++) counts.as<int32_t>()[experts.as<int32_t>()[i]]++;
+}
+
+void cpu::moe_counts_update(Ctx& ctx, View counts, const View& experts) {
+    ref::moe_counts_update(ctx, counts, experts);
+}
+
 template <class T> static void update_bias(T* bias, const int32_t* counts, int64_t E, double rate) {
     const double mean = std::accumulate(counts, counts + E, 0.0) / double(E);
     auto sign = [&](int64_t e) { return double(counts[e] < mean) - double(counts[e] > mean); };

@@ -63,6 +63,11 @@ void moe_combine_backward(Ctx& ctx, View dslots, View dweights, const View& dout
 //   dinp (N, C) X written
 void moe_gather_backward(Ctx& ctx, View dinp, const View& dslots, const View& row_slot);
 
+// How often each expert was chosen.
+//   counts  (E)    i32  accumulated (+=)
+//   experts (N, K) i32
+void moe_counts_update(Ctx& ctx, View counts, const View& experts);
+
 // Once per optimizer step: bias_e += rate * (sign(mean - count_e) - mean of those signs), eq.
 // (M8). The zero-mean form keeps the biases from drifting together; selection is the same.
 //   bias (E) X updated, counts (E) i32 tokens routed in the step
@@ -70,15 +75,16 @@ void moe_bias_update(Ctx& ctx, View bias, const View& counts, double rate);
 
 } // namespace ref
 
-DECLARE_OP(router_forward)
-DECLARE_OP(router_backward)
-DECLARE_OP(slots_forward)
-DECLARE_OP(grouped_linear_forward)
-DECLARE_OP(grouped_linear_backward)
-DECLARE_OP(moe_combine_forward)
-DECLARE_OP(moe_combine_backward)
-DECLARE_OP(moe_gather_backward)
-DECLARE_OP(moe_bias_update)
+DECLARE_KERNEL_OP(router_forward)
+DECLARE_KERNEL_OP(router_backward)
+DECLARE_KERNEL_OP(slots_forward)
+DECLARE_KERNEL_OP(grouped_linear_forward)
+DECLARE_KERNEL_OP(grouped_linear_backward)
+DECLARE_KERNEL_OP(moe_combine_forward)
+DECLARE_KERNEL_OP(moe_combine_backward)
+DECLARE_KERNEL_OP(moe_gather_backward)
+DECLARE_KERNEL_OP(moe_counts_update)
+DECLARE_KERNEL_OP(moe_bias_update)
 
 // MaxVio, eq. (M9): (max count - mean) / mean. 0 = perfectly even; 0 also where nothing was routed.
 double max_violation(const int32_t* counts, int experts);

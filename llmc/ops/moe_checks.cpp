@@ -25,11 +25,14 @@ void check::router_backward(Ctx& ctx, View dlogits, const View& dweights, const 
     require_dtype(op, scores, ctx.dtype());
 }
 
-void check::slots_forward(Ctx&, View offsets, View slot_row, View row_slot, const View& experts) {
+void check::slots_forward(Ctx& ctx, View offsets, View slot_row, View row_slot,
+                          const View& experts) {
     const char* op = "slots_forward";
     const int64_t N = experts.shape[0], K = experts.shape[1], E = offsets.shape[0] - 1;
     require_shape(op, slot_row, N * K);
     require_shape(op, row_slot, N, K);
+    require_dtype(op, experts, Dtype::i32);
+    if (ctx.defers()) return; // the values may not be there yet
     const int32_t* e = experts.as<int32_t>();
     for (int64_t i = 0; i < N * K; i++)
         require(e[i] >= 0 && e[i] < E, "%s: experts[%ld]=%d, E=%ld", op, long(i), e[i], long(E));
@@ -42,11 +45,13 @@ static void require_grouped(const char* op, const Ctx& ctx, const View& out, con
     require_shape(op, out, S, weight.shape[1]);
     require_shape(op, offsets, E + 1);
     require_real(op, inp, ctx);
-    require(offsets.as<int32_t>()[0] == 0 && offsets.as<int32_t>()[E] == S,
-            "%s: offsets end at %d, S=%ld", op, offsets.as<int32_t>()[E], long(S));
     if (slot_row.empty())
         require(inp.shape[0] == S, "%s: %ld rows for %ld slots", op, long(inp.shape[0]), long(S));
     else require_shape(op, slot_row, S);
+    require_dtype(op, offsets, Dtype::i32);
+    if (ctx.defers()) return; // the values may not be there yet
+    require(offsets.as<int32_t>()[0] == 0 && offsets.as<int32_t>()[E] == S,
+            "%s: offsets end at %d, S=%ld", op, offsets.as<int32_t>()[E], long(S));
 }
 
 void check::grouped_linear_forward(Ctx& ctx, View out, const View& inp, const View& slot_row,
@@ -89,6 +94,13 @@ void check::moe_gather_backward(Ctx& ctx, View dinp, const View& dslots, const V
     require_shape(op, dinp, row_slot.shape[0], dslots.shape[1]);
     require_shape(op, dslots, row_slot.shape[0] * row_slot.shape[1], dslots.shape[1]);
     require_real(op, dslots, ctx);
+}
+
+void check::moe_counts_update(Ctx&, View counts, const View& experts) {
+    require_dtype("moe_counts_update", counts, Dtype::i32);
+    require_dtype("moe_counts_update", experts, Dtype::i32);
+    require(experts.contiguous() && counts.rank == 1, "moe_counts_update: %s %s",
+            shape_text(counts).c_str(), shape_text(experts).c_str());
 }
 
 void check::moe_bias_update(Ctx& ctx, View bias, const View& counts, double) {

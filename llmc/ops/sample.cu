@@ -1,5 +1,6 @@
 // Sampling on the GPU, without sorting the vocabulary. Contract: sample.h; equation (T1) in
 // doc/equations.md.
+#include "llmc/device/scan.cuh"
 #include "llmc/device/select.cuh"
 #include "llmc/ops/sample.h"
 
@@ -30,8 +31,8 @@ struct Shared {
     Selection<unsigned> by_count;
     Selection<Mass> by_mass;
     Key top[kWarps];
-    Mass whole;          // of all tokens; of thread 0
-    Mass sum[2][kWarps]; // in turn, so that one barrier a sum is enough
+    Mass whole; // of all tokens; of thread 0
+    ScanSums<Mass> sums;
 };
 
 __device__ __forceinline__ Mass mass_of(float z, float max, float rate) {
@@ -46,28 +47,6 @@ __device__ __forceinline__ void for_vector(const SampleRows<T>& a, const T* row,
 #pragma unroll
     for (int i = 0; i < kVector<T>; i++)
         if (vector * kVector<T> + i < a.V) use(vector * kVector<T> + i, to_float(pack.v[i]));
-}
-
-// Of x over the threads before this one and over all. Calls take turns, 0 and 1: one barrier each.
-struct Scan {
-    Mass before, all;
-};
-__device__ __forceinline__ Scan scan(Shared& s, int turn, Mass x) {
-    const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
-    Mass upto = x;
-#pragma unroll
-    for (int d = 1; d < 32; d *= 2) {
-        const Mass other = __shfl_up_sync(~0u, upto, unsigned(d));
-        if (lane >= d) upto += other;
-    }
-    if (lane == 31) s.sum[turn][warp] = upto;
-    __syncthreads();
-    Scan result{upto - x, 0};
-    for (int w = 0; w < kWarps; w++) {
-        if (w < warp) result.before += s.sum[turn][w];
-        result.all += s.sum[turn][w];
-    }
-    return result;
 }
 
 // The largest logit's key, of those that are numbers; `bad` where there is no distribution.
@@ -120,7 +99,7 @@ __global__ void __launch_bounds__(kThreads) sample_forward_kernel(SampleRows<T> 
     auto row_mass = [&] {
         Mass mine = 0;
         for_row([&](int v, float z) { mine += mass(v, z); });
-        return scan(s, turn ^= 1, mine).all;
+        return block_scan<kWarps>(s.sums, turn ^= 1, mine).all;
     };
     Mass all = row_mass();
     if (t == 0) s.whole = all;
@@ -150,7 +129,7 @@ __global__ void __launch_bounds__(kThreads) sample_forward_kernel(SampleRows<T> 
         Mass mine = 0;
         const int vector = begin + t;
         for_vector(a, row, vector, [&](int v, float z) { mine += mass(v, z); });
-        const Scan sums = scan(s, turn ^= 1, mine);
+        const Scan<Mass> sums = block_scan<kWarps>(s.sums, turn ^= 1, mine);
         Mass upto = before + sums.before;
         if (upto <= threshold && threshold < upto + mine)
             for_vector(a, row, vector, [&](int v, float z) {

@@ -360,6 +360,7 @@ class Generation {
         e_.pass_.forward({index_view(rows.tokens, "tokens"),
                           index_view(rows.positions, "positions"), index_view(rows.row, "row"),
                           index_view(rows.length, "length"), index_view(rows.slot, "slot"), table});
+        e_.ctx_.wait();
     }
 
     // Logits for those whose known tokens are all computed; prompts that others wait for are kept.
@@ -376,6 +377,7 @@ class Generation {
         const int64_t M = int64_t(drawing.size());
         chosen.resize(size_t(padded_rows(M)), 0);
         const View logits = e_.pass_.logits_forward(index_view(chosen, "rows"));
+        e_.ctx_.wait();
         for (int64_t i = 0; i < M; i++)
             if (drawing[i]->length == prompt_length(drawing[i]->request))
                 keep_prompt(*drawing[i], logits.slice_rows(i, 1));
@@ -446,6 +448,7 @@ class Generation {
         sample_forward(e_.ctx_, token_view, make_view(kept.data(), Dtype::f64, "kept", M), logits,
                        make_view(uniform.data(), Dtype::f64, "uniform", M),
                        {V, s_.temperature, s_.top_p, s_.top_k});
+        e_.ctx_.wait();                // the loss checks its targets
         std::vector<double> memory[2]; // hold f32 or f64
         auto stats = [&](double temperature, std::vector<double>& values) {
             values.resize(size_t(M) * kLossStats);
@@ -459,6 +462,7 @@ class Generation {
         };
         const View plain = stats(1, memory[0]);
         const View drawn = greedy || s_.temperature == 1 ? plain : stats(s_.temperature, memory[1]);
+        e_.ctx_.wait();
         auto stat = [](const View& view, int64_t i, LossStat which) {
             return read_value(view, i * kLossStats + which);
         };

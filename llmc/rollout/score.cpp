@@ -58,6 +58,7 @@ void Scorer::score_rows(const std::vector<std::vector<int32_t>>& texts, size_t b
     shape.k = 1;
     shape.temperature = temperature;
     pass_.loss_forward(stats.view(), index(targets, "targets"), shape);
+    ctx_.wait();
     int64_t n = 0;
     for (size_t t = begin; t < end; t++)
         for (size_t i = 0; i < texts[t].size(); i++, n++) {

@@ -1,11 +1,11 @@
 // Contract: optimizer.h.
 #include "llmc/train/optimizer.h"
 
+#include "llmc/device/memory.h"
 #include "llmc/ops/adamw.h"
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 Optimizer::Optimizer(Ctx& ctx, Comm& comm, const Model& model)
     : comm_(comm), own_(comm.shard(model.table.trained_size)),
@@ -13,15 +13,17 @@ Optimizer::Optimizer(Ctx& ctx, Comm& comm, const Model& model)
       v_(ctx.arena, Segment::optimizer, ctx.dtype(), "adam v", own_.end - own_.begin),
       decayed_size_(model.table.decayed_size) {}
 
-void Optimizer::reset() {
+void Optimizer::reset(Ctx& ctx) {
     step_ = 0;
-    for (const View& moment : {m_.view(), v_.view()}) std::memset(moment.data, 0, moment.bytes());
+    fill_zero(ctx, m_.view());
+    fill_zero(ctx, v_.view());
 }
 
 double Optimizer::update(Ctx& ctx, Model& model, const View& grads, const OptimizerSettings& s) {
     double square_sum = 0;
     const View total = make_view(&square_sum, Dtype::f64, "square_sum", 1);
     if (grads.size() > 0) square_sum_forward(ctx, total, grads);
+    ctx.wait();
     comm_.all_sum(total);
     const double norm = std::sqrt(square_sum);
     if (!std::isfinite(norm)) return norm;
@@ -37,6 +39,7 @@ double Optimizer::update(Ctx& ctx, Model& model, const View& grads, const Optimi
                      v_.view().slice_rows(begin - own_.begin, end - begin),
                      grads.slice_rows(begin - own_.begin, end - begin), a);
     }
+    ctx.wait();
     comm_.all_gather(model.weights.trained());
     model.weights_changed();
     return norm;

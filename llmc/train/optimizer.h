@@ -21,7 +21,7 @@ class Optimizer {
     //   grads (own) f32 or f64: this rank's part of the sum over ranks
     double update(Ctx& ctx, Model& model, const View& grads, const OptimizerSettings& settings);
 
-    void reset(); // moments and step count to zero
+    void reset(Ctx& ctx); // moments and step count to zero
     int64_t step() const { return step_; }
     void set_step(int64_t step) { step_ = step; }
     Comm::Range own() const { return own_; }        // elements of the flat weights

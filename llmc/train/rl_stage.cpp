@@ -3,10 +3,10 @@
 
 #include "llmc/core/error.h"
 #include "llmc/core/file.h"
+#include "llmc/device/memory.h"
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <filesystem>
 
 int longest_sequence(const Recipe& recipe) {
@@ -259,8 +259,8 @@ void RlStage::make_reference(int64_t step) {
                                                  recipe_.integer("", "loss_rows"), false, false});
     reference_->set_rope_base(rope_base);
     if (step > 0) return load_weights(*reference_, folder);
-    const View weights = model_.weights.flat();
-    std::memcpy(reference_->weights.flat().data, weights.data, weights.bytes());
+    copy_tensor(ctx_, reference_->weights.flat(), model_.weights.flat());
+    ctx_.wait();
     reference_->weights_changed();
     if (!comm_.root()) return;
     remove_all(folder + ".tmp");
@@ -276,6 +276,7 @@ void RlStage::add_reference(StageBatch& batch) {
         views_.fill(ctx_, micro);
         reference_pass_->forward(views_.batch, false);
         reference_pass_->loss_forward(views_.stats, views_.targets, loss);
+        ctx_.wait();
         for (size_t n = 0; n < micro.targets.size(); n++)
             micro.ref_logp.push_back(
                 -read_value(views_.stats, int64_t(n) * views_.stats.ld + kStatCe));

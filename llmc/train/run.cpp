@@ -78,6 +78,7 @@ Run::Run(const Recipe& recipe, Comm& comm)
     ctx_ = std::make_unique<Ctx>(
         backend, threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()),
         choose_bf16(recipe.text("", "dtype"), backend));
+    ctx_->simt.defer = true; // the loop waits where it must
     plan_ = check_memory(*ctx_, shape, comm_);
     folder_ = recipe_.text("", "runs") + "/" + run_name(recipe_);
     if (comm_.root()) {
@@ -157,7 +158,7 @@ void Run::describe() const {
     const std::string ranks = comm_.size() > 1 ? format("%d ranks of ", comm_.size()) : "";
     log_->say(format("device   %s in %s, %s%d threads, GEMM %s at %.3g GFLOP/s",
                      backend_name(ctx_->backend), dtype_name(ctx_->storage()), ranks.c_str(),
-                     ctx_->threads, ctx_->backend == Backend::cpu ? gemm_library() : "plain loops",
+                     ctx_->threads, ctx_->backend == Backend::ref ? "plain loops" : gemm_library(),
                      gemm_peak_ / 1e9));
     if (ctx_->bf16 && !gemm_takes_bf16(*ctx_))
         log_->say("warning: no bf16 products on this CPU with this library: they go through fp32, "
@@ -233,7 +234,7 @@ bool Run::run_stage() {
     stage_state_ = nullptr;
     if (position_.step == 0) {
         model_->set_rope_base(stage_->rope_base);
-        if (name == "rl") optimizer_->reset(); // another objective: its moments start anew
+        if (name == "rl") optimizer_->reset(*ctx_); // another objective: its moments start anew
     }
     log_->start_clock(); // an evaluation may lie behind
     const int64_t every = recipe_.integer("", "checkpoint_every");
@@ -270,10 +271,12 @@ void Run::train_step(Stage& stage) {
         pass_->forward(views_.batch, true);
         if (!micro.ref_logp.empty()) {
             pass_->loss_forward(views_.stats, views_.targets, stage.loss);
+            ctx_->wait();
             views_.weigh_kl(micro, stage.loss);
         }
         pass_->loss_backward(views_.stats, views_.targets, views_.scale, views_.old_logp,
                              stage.loss);
+        ctx_->wait();
         sums.add(micro, views_.stats, stage.loss, tokenizer_);
         fault_point(stage.name + ".trained");
     }
@@ -283,6 +286,7 @@ void Run::train_step(Stage& stage) {
              turns > 0; turns--)
             pass_->backward_of_nothing();
     sums.all_sum(comm_);
+    ctx_->wait();
     if (model_->config.moe()) comm_.all_sum(pass_->expert_counts());
     position_.step++;
     position_.global_step++;
@@ -319,6 +323,7 @@ void Run::train_step(Stage& stage) {
                                 make_view(counts.data, Dtype::i32, "counts", c.experts),
                                 stage.bias_rate);
         }
+        ctx_->wait();
         if (c.moe())
             line.update({{"max_vio", worst}, {"max_vio_mean", mean}, {"idle_experts", dead}});
     }

@@ -2,6 +2,7 @@
 #include "llmc/ops/moe.h"
 
 #include "llmc/device/buffer.h"
+#include "llmc/device/memory.h"
 #include "test/cases/cases.h"
 
 #include <algorithm>
@@ -22,6 +23,7 @@ const Shape kShapes[] = {
     {130, 16, 40, 6, 1, 3, 4, false},      // all rows to one expert, several row blocks
     {37, 33, 130, 3, 3, 0, 3, false},      // K = E, more columns than one task takes
     {67, 131, 17, 16, 4, 0, 16, false},    // ordinary, with tails
+    {9, 8, 16, 300, 12, 0, 300, false},    // more experts than threads, most without a slot
     {1024, 256, 256, 32, 4, 0, 32, true},  // training
     {8, 256, 256, 32, 4, 0, 32, true},     // decoding
     {4096, 128, 64, 384, 12, 0, 384, true} // many small experts
@@ -92,6 +94,7 @@ OpCase router_case(const Shape& s) {
     op.inputs = {{"logits", GradMode::written}};
     op.tolerance = 5e-7;
     op.reason = "fp32 sigmoid and a sum of K";
+    op.kernel_paths = {-1};
     op.bytes = 8.0 * double(s.N) * double(s.E);
     op.flops = 4.0 * double(s.N) * double(s.E);
     op.perf = s.perf;
@@ -109,6 +112,7 @@ OpCase slots_case(const Shape& s) {
         slots_forward(ctx, a["offsets"], a["slot_row"], a["row_slot"], a["experts"]);
     };
     op.reason = "integers";
+    op.kernel_paths = {-1};
     op.bytes = 12.0 * double(s.N) * double(s.K);
     op.perf = s.perf;
     return op;
@@ -145,6 +149,7 @@ OpCase grouped_case(const Shape& s, bool gathered) {
     op.tolerance = 1e-6;
     op.reason = "one fp32 chain of C products";
     op.single = {"dweight"};
+    op.kernel_paths = {-1};
     op.bf16_tolerance = kBf16Tolerance;
     op.bytes = 4.0 * double(s.E * s.O * s.C + S * (s.C + s.O));
     op.flops = 2.0 * double(S * s.O * s.C);
@@ -172,9 +177,25 @@ OpCase combine_case(const Shape& s) {
     op.tolerance = 5e-7;
     op.reason = "fp32 sums of K products; dweights sums C";
     op.single = {"weights", "dweights"};
+    op.kernel_paths = {-1};
     op.bf16_tolerance = kBf16Tolerance;
     op.bytes = 4.0 * double((S + s.N) * s.C);
     op.flops = 2.0 * double(S * s.C);
+    op.perf = s.perf;
+    return op;
+}
+
+OpCase counts_case(const Shape& s) {
+    OpCase op;
+    op.name = name_of("moe_counts_update", s);
+    op.args = {{"experts", Role::index, {s.N, s.K}, fixed(choose_experts(s))},
+               {"counts", Role::out_i32, {s.E}}};
+    op.forward = [](Ctx& ctx, Views& a) {
+        fill_zero(ctx, a["counts"]);
+        moe_counts_update(ctx, a["counts"], a["experts"]);
+    };
+    op.reason = "integers";
+    op.kernel_paths = {-1};
     op.perf = s.perf;
     return op;
 }
@@ -188,6 +209,7 @@ OpCase bias_case(const Shape& s) {
     op.forward = [](Ctx& ctx, Views& a) { moe_bias_update(ctx, a["bias"], a["counts"], 1e-3); };
     op.tolerance = 1e-6;
     op.reason = "one fp32 addition";
+    op.kernel_paths = {-1};
     op.bytes = 12.0 * double(s.E);
     op.perf = s.perf;
     return op;
@@ -203,6 +225,7 @@ std::vector<OpCase> moe_cases() {
         cases.push_back(grouped_case(s, true));
         cases.push_back(grouped_case(s, false));
         cases.push_back(combine_case(s));
+        cases.push_back(counts_case(s));
         cases.push_back(bias_case(s));
     }
     return cases;

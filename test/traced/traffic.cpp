@@ -9,6 +9,7 @@
 #include "llmc/ops/embed.h"
 #include "llmc/ops/kv.h"
 #include "llmc/ops/loss.h"
+#include "llmc/ops/moe.h"
 #include "llmc/ops/norm.h"
 #include "llmc/ops/rope.h"
 #include "llmc/ops/swiglu.h"
@@ -227,17 +228,126 @@ std::vector<OpRow> paged_rows() {
     return {{"attention paged", "N=4x96 H=8+2 D=128",
              kSequences * cached + double(kSequences * kHeads * D * 4), paged},
             {"kv store", "N=96 H=2 D=128", 2 * cached, store}};
+// K different experts for each row, ascending; the slots that follow from them.
+struct Routing {
+    View experts, offsets, slot_row, row_slot;
+
+    Routing(Watcher& memory, int N, int E, int K) {
+        experts = memory.make("experts", Dtype::i32, N, K);
+        offsets = vector_view(memory, "offsets", Dtype::i32, E + 1);
+        slot_row = vector_view(memory, "slot_row", Dtype::i32, N * K);
+        row_slot = memory.make("row_slot", Dtype::i32, N, K);
+        Rng rng(5, uint64_t(E));
+        for (int n = 0; n < N; n++)
+            for (int e = 0, k = 0; k < K; e++)
+                if (int(rng.below(E - e)) < K - k) experts.as<int32_t>()[n * K + k++] = e;
+        Ctx ctx(Backend::cpu, 1);
+        slots_forward(ctx, offsets, slot_row, row_slot, experts);
+    }
+};
+
+// Shapes of the MoE models: 384 experts, 12 a row, C = 1024. bf16; what the router holds is fp32.
+std::vector<OpRow> moe_rows() {
+    const Dtype x = Dtype::bf16, f = Dtype::f32, i = Dtype::i32;
+    const int N = 256, M = 64, E = 384, K = 12, C = 1024;
+    const double NE = double(N * E), NK = double(N * K), MK = double(M * K);
+    auto router = [=](bool backward) {
+        return [=](Ctx& ctx, Watcher& m) {
+            const View scores = m.make("scores", f, N, E), weights = m.make("weights", f, N, K);
+            View logits = m.make("logits", f, N, E);
+            Rng rng(3, 1);
+            for (int64_t j = 0; j < logits.size(); j++) logits.as<float>()[j] = float(rng.normal());
+            if (!backward)
+                return router_forward(ctx, weights, m.make("experts", i, N, K), scores, logits,
+                                      vector_view(m, "bias", f, E), 1);
+            std::fill_n(const_cast<View&>(scores).as<float>(), N * E, 0.5f);
+            const Routing routing(m, N, E, K);
+            router_backward(ctx, logits, m.make("dweights", f, N, K), weights, routing.experts,
+                            scores, 1);
+        };
+    };
+    auto slots = [=](Ctx& ctx, Watcher& m) {
+        const Routing r(m, N, E, K);
+        slots_forward(ctx, r.offsets, r.slot_row, r.row_slot, r.experts);
+    };
+    auto combine = [=](bool backward) {
+        return [=](Ctx& ctx, Watcher& m) {
+            const Routing r(m, M, E, K);
+            const View rows = m.make("slots", x, M * K, C), out = m.make("out", x, M, C);
+            const View weights = m.make("weights", f, M, K);
+            if (!backward) return moe_combine_forward(ctx, out, rows, weights, r.row_slot);
+            moe_combine_backward(ctx, m.make("dslots", x, M * K, C), m.make("dweights", f, M, K),
+                                 out, rows, weights, r.row_slot);
+        };
+    };
+    auto gather = [=](Ctx& ctx, Watcher& m) {
+        const Routing r(m, M, E, K);
+        moe_gather_backward(ctx, m.make("dinp", x, M, C), m.make("dslots", x, M * K, C),
+                            r.row_slot);
+    };
+    return {{"router forward", "N=256 E=384 K=12", 8 * NE + 8 * NK, router(false)},
+            {"router backward", "N=256 E=384 K=12", 4 * NE + (8 + 32) * NK, router(true)},
+            {"slots forward", "N=256 E=384 K=12", 12 * NK + 4 * E, slots},
+            {"combine forward", "N=64 K=12 C=1024", 2 * (MK + M) * C + 8 * MK, combine(false)},
+            {"combine backward", "N=64 K=12 C=1024", 2 * (2 * MK + M) * C + 12 * MK, combine(true)},
+            {"gather backward", "N=64 K=12 C=1024", 2 * (MK + M) * C + 4 * MK, gather}};
+}
+
+// The experts' products at the widths of the 5B model: C = 1024, F = 320; 4 experts of 12, 64
+// and 180 slots, and none.
+void run_grouped(Ctx& ctx, Watcher& m, int O, int C, bool backward) {
+    const int counts[] = {12, 64, 0, 180}, E = 4, S = 256, N = 128;
+    const Dtype x = Dtype::bf16;
+    View offsets = vector_view(m, "offsets", Dtype::i32, E + 1);
+    View slot_row = vector_view(m, "slot_row", Dtype::i32, S);
+    for (int e = 0; e < E; e++) offsets.as<int32_t>()[e + 1] = offsets.as<int32_t>()[e] + counts[e];
+    for (int s = 0; s < S; s++) slot_row.as<int32_t>()[s] = s * 37 % N;
+    const View inp = m.make("inp", x, N, C), out = m.make("out", x, S, O);
+    View weight = m.make("weight", x, E * O, C);
+    weight = make_view(weight.data, x, "weight", E, O, C);
+    if (!backward) return grouped_linear_forward(ctx, out, inp, slot_row, weight, offsets);
+    View dweight = m.make("dweight", Dtype::f32, E * O, C);
+    dweight = make_view(dweight.data, Dtype::f32, "dweight", E, O, C);
+    grouped_linear_backward(ctx, m.make("dinp", x, S, C), dweight, out, inp, slot_row, weight,
+                            offsets);
+}
+
+void watch_scratch(Ctx& ctx, Trace& trace) {
+    ctx.simt.trace = &trace;
+    ScratchFrame frame(ctx.scratch); // the op's own frame begins at the same place
+    trace.watch("scratch", ctx.scratch.alloc(1 << 19), 1 << 19);
+}
+
+// Sectors of each operand in bytes; mma instructions, those of the tiles.
+std::string grouped_row(const char* name, int O, int C, bool backward) {
+    Trace trace;
+    Watcher memory(trace);
+    Ctx ctx(Backend::simt, 1);
+    watch_scratch(ctx, trace);
+    run_grouped(ctx, memory, O, C, backward);
+    const auto bytes = [&](const char* operand) {
+        const Watched& w = trace.watched(operand);
+        return 32 * long(w.load.sectors + w.store.sectors);
+    };
+    // 5 row tiles of 64; in the backward also 3 experts' dweight over 12, 64 and 180 slots.
+    const auto blocks = [](int n, int of) { return (n + of - 1) / of; };
+    int64_t needed = int64_t(5) * (64 / 16) * (128 / 8) *
+                     (backward ? blocks(C, 128) * (O / 16) : blocks(O, 128) * (C / 16));
+    if (backward)
+        needed += int64_t(4) * 16 * blocks(O, 64) * blocks(C, 128) * (blocks(12, 32) + 2 + 6) * 2;
+    const auto& shared = trace.shared();
+    return format("%-16s O=%-4d C=%-4d | %8ld %8ld %8ld %8ld | %7ld %7ld | %8ld %8ld %6.3f | %ld\n",
+                  name, O, C, bytes("inp"), bytes("out"), bytes("weight"),
+                  backward ? bytes("dinp") + bytes("dweight") : 0L, long(trace.mma()), long(needed),
+                  long(shared.wavefronts), long(shared.ideal),
+                  double(shared.wavefronts) / double(shared.ideal), long(trace.races()));
 }
 
 std::string row_of(const OpRow& op) {
     Trace trace;
     Watcher memory(trace);
     Ctx ctx(Backend::simt, 1);
-    ctx.simt.trace = &trace;
-    {
-        ScratchFrame frame(ctx.scratch);
-        trace.watch("scratch", ctx.scratch.alloc(1 << 19), 1 << 19);
-    }
+    watch_scratch(ctx, trace);
     op.run(ctx, memory);
     double moved = 0, distinct = 0;
     for (const Watched& w : trace.watched()) {
@@ -321,6 +431,14 @@ const char kOpHeader[] =
     "# op             shape              |     moved     floor  ratio |    waves    ideal | "
     "races\n";
 
+const char kGroupedHeader[] =
+    "#\n"
+    "# Grouped products, bf16, slots by expert 12, 64, 0 and 180: bytes in 32-byte sectors between "
+    "L2 and\n"
+    "# blocks; mma instructions, those of the tiles.\n"
+    "# op                             |      inp   out,dout weight   d(both) |     mma    need "
+    "|    waves    ideal  ratio | races\n";
+
 const char kHeader[] =
     "# Counted by test/traced/traffic.cpp, per row of logits, all features of the loss on. Bytes "
     "per\n"
@@ -338,9 +456,15 @@ TEST_CASE("traffic: the table is what the kernels move", "[traced]") {
     table += kOpHeader;
     for (const OpRow& op : op_rows()) table += row_of(op);
     for (const OpRow& op : paged_rows()) table += row_of(op);
+    for (const OpRow& op : moe_rows()) table += row_of(op);
     table += kAttentionHeader;
     for (const AttentionCase& c : kAttentionCases)
         for (bool backward : {false, true}) table += row_of(c, backward);
+    table += kGroupedHeader;
+    table += grouped_row("gate, up", 640, 1024, false);
+    table += grouped_row("down", 1024, 320, false);
+    table += grouped_row("gate, up backward", 640, 1024, true);
+    table += grouped_row("down backward", 1024, 320, true);
     const std::string committed = read_file("test/traced/traffic.txt");
     if (table != committed) write_file_atomic("build/traffic.txt", table);
     INFO("counted (also in build/traffic.txt):\n" << table);

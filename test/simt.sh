@@ -1,0 +1,22 @@
+#!/bin/sh
+# The program's own loop over the kernels: -device simt against -device cpu, both models, all three
+# stages. They go on from a model that answers, so that RL has groups to keep.
+cd "$(dirname "$0")/.."
+. test/short_runs.sh
+
+steps="-pretrain.steps 12 -midtrain.steps 5 -rl.steps 3 -batch 4 -context 32 -checkpoint_every 0"
+for model in tiny tiny-moe; do
+    run "$model" $model
+    from="-from $work/$model/ckpt/step_00000090"
+    for dtype in fp32 bf16; do
+        for device in cpu simt; do
+            run "$model-$dtype-$device" $model $from $steps -dtype $dtype -device $device
+        done
+    done
+    check "$model: the kernels in fp32 have the losses of the CPU to 1e-5" \
+        losses_agree "$model-fp32-cpu" "$model-fp32-simt" 1e-5 20
+    check "$model: the kernels in bf16 have the losses of the CPU to 1e-2" \
+        losses_agree "$model-bf16-cpu" "$model-bf16-simt" 1e-2 20
+    check "$model: RL had something to learn from" [ "$(rl_losses "$model-fp32-simt")" -gt 0 ]
+done
+finish
