@@ -45,11 +45,11 @@ std::vector<std::string> stage_names(const Recipe& recipe) {
 }
 
 ModelConfig first_config(const Recipe& recipe, const Tokenizer& tokenizer) {
-    const std::string from = recipe.text("", "from");
-    if (from.empty()) return recipe_model(recipe, tokenizer.vocab_size());
-    const ModelConfig config = read_config(from);
+    const std::string init = recipe.text("", "init");
+    if (init.empty()) return recipe_model(recipe, tokenizer.vocab_size());
+    const ModelConfig config = read_config(init);
     if (config.vocab < tokenizer.vocab_size())
-        fatal(format("%s: vocabulary %d, the tokenizer has %d", from.c_str(), config.vocab,
+        fatal(format("%s: vocabulary %d, the tokenizer has %d", init.c_str(), config.vocab,
                      tokenizer.vocab_size()),
               "give the checkpoint's own tokenizer.json as -tokenizer");
     return config;
@@ -58,9 +58,9 @@ ModelConfig first_config(const Recipe& recipe, const Tokenizer& tokenizer) {
 } // namespace
 
 Tokenizer recipe_tokenizer(const Recipe& recipe) {
-    const std::string file = recipe.text("", "tokenizer"), from = recipe.text("", "from");
-    if (!file.empty() || from.empty()) return Tokenizer(file);
-    return folder_tokenizer(from);
+    const std::string file = recipe.text("", "tokenizer"), init = recipe.text("", "init");
+    if (!file.empty() || init.empty()) return Tokenizer(file);
+    return folder_tokenizer(init);
 }
 
 RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer) {

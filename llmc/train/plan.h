@@ -16,7 +16,7 @@ struct RunShape {
 };
 RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer);
 
-// -tokenizer, else that of the checkpoint -from names, else bytes.
+// -tokenizer, else that of the checkpoint -init names, else bytes.
 Tokenizer recipe_tokenizer(const Recipe& recipe);
 
 // Bytes of one rank. Pages count when they are written, so a run stays below where its batches

@@ -129,8 +129,8 @@ void Run::start_or_resume() {
         stage_state_ = state.at("stage_state");
         metrics_bytes = state.at("metrics_bytes").get<uint64_t>();
         last_saved_ = position_.global_step;
-    } else if (!recipe_.text("", "from").empty()) {
-        load_weights(*model_, recipe_.text("", "from"));
+    } else if (!recipe_.text("", "init").empty()) {
+        load_weights(*model_, recipe_.text("", "init"));
     } else {
         init_params(model_->weights, model_->table, model_->config,
                     uint64_t(recipe_.integer("", "seed")), recipe_.real("", "init_std"));
