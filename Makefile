@@ -1,5 +1,5 @@
 # prior.cu: `make` prints what it found and builds the two programs.
-#   make train rollout   the programs              make test     unit tests (the slow ones: test-all)
+#   make                  the programs              make test     unit tests (the slow ones: test-all)
 #   make golden bench    the tools                 make lint     layers, sizes, format
 #   make asan            unit tests, sanitized     make op OP=loss   tests and benchmark of one op
 #   make cuda-check      kernels through nvcc      make clean
@@ -46,16 +46,19 @@ CASE_OBJECTS := $(call objects,$(wildcard test/cases/*.cpp) test/op_case.cpp)
 GOLDEN_OBJECTS := $(call objects,$(wildcard test/golden_*.cpp))
 TEST_OBJECTS := $(call objects,$(filter-out test/golden_main.cpp,$(wildcard test/*.cpp test/*.cu test/cases/*.cpp)))
 
-all: found train rollout
+all: found train rollout data/prepare
 
 found:
 	@echo "compiler  $(CXX) $(shell $(CXX) -dumpfullversion), $(OPT) -march=$(MARCH)"
 	@echo "oneDNN    $(if $(filter 1,$(ONEDNN)),found: GEMM through its matmul,not found: GEMM by our tile kernel)"
 	@echo "MPI       $(if $(filter 1,$(MPI)),found: mpirun trains data parallel,not found: one process)"
 	@echo "CUDA      $(if $(shell command -v nvcc),nvcc found: make cuda-check; ,)the programs run on the CPU"
-	@echo "building  ./train ./rollout"
+	@echo "building  ./train ./rollout data/prepare"
 
 train rollout: %: $(BUILD)/%_gpt.cu.o $(LIBRARY)
+	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
+
+data/prepare: $(BUILD)/data/prepare.o $(LIBRARY)
 	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
 
 golden: $(GOLDEN_OBJECTS) $(LIBRARY)
@@ -141,7 +144,7 @@ lint:
 	@python3 scripts/lint.py
 
 clean:
-	rm -rf build build-* train rollout golden bench
+	rm -rf build build-* train rollout data/prepare golden bench
 
 .PHONY: all found test test-all asan op cuda-check lint clean
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -45,6 +45,8 @@ const std::vector<Key> kRunKeys = {
      "0 = only at the end of a stage and on a signal"},
     {"keep", "run", kInt, "2", 1, 1e6, "checkpoints", "newest checkpoints kept"},
     {"log_every", "run", kInt, "50", 1, 1e9, "steps", "one log line, when not on a terminal"},
+    {"save_batches", "run", kInt, "0", 0, 1e12, "steps",
+     "write the packed rows of a text stage's first steps to the run folder's batches/"},
     {"plan", "run", kOneOf, "no", 0, 0, "",
      "print the memory and traffic of a rank and stop, without allocating", "no|yes"},
     {"plan_ranks", "run", kInt, "1", 1, 1e6, "ranks", "of how many ranks the plan is"},
@@ -90,8 +92,12 @@ const std::vector<Key> kRunKeys = {
 
 const std::vector<Key> kStageKeys = {
     {"data", "data", kWord, "", 0, 0, "source",
-     "text: SOURCE*WEIGHT,...; rl: problems. A source is a file, a folder or embedded:NAME", "",
-     kAll},
+     "text: SOURCE*WEIGHT*PASSES,... (share of tokens, most passes); rl: problems. A source is a "
+     "file, a folder or embedded:NAME",
+     "", kAll},
+    {"prompt_loss", "data", kOneOf, "yes", 0, 0, "",
+     "learn prompts too; no: of texts with a prompt and an answer only the answer", "yes|no",
+     kText},
     {"steps", "data", kInt, "0", 0, 1e12, "steps", "optimizer steps; text stages: 0 = by tokens",
      "", kAll},
     {"tokens", "data", kInt, "0", 0, 1e15, "tokens", "length of the stage when steps = 0", "",

@@ -22,7 +22,8 @@ namespace {
 // Keys that do not change what is computed: they may differ between a run and its resumption.
 const std::vector<std::string> kFreeKeys = {
     "recipe",           "name",      "runs",       "stages",    "threads", "keep",
-    "checkpoint_every", "log_every", "stop_after", "recompute", "plan",    "plan_ranks"};
+    "checkpoint_every", "log_every", "stop_after", "recompute", "plan",    "plan_ranks",
+    "save_batches"};
 
 bool is_free_key(const std::string& name) {
     return std::find(kFreeKeys.begin(), kFreeKeys.end(), name) != kFreeKeys.end();
@@ -183,7 +184,7 @@ void Run::describe() const {
 std::unique_ptr<Stage> Run::make_stage(const std::string& name) {
     if (name == "rl")
         return std::make_unique<RlStage>(recipe_, *ctx_, comm_, *model_, tokenizer_, folder_);
-    return std::make_unique<TextStage>(recipe_, comm_, name, model_->config, tokenizer_);
+    return std::make_unique<TextStage>(recipe_, comm_, name, model_->config, tokenizer_, folder_);
 }
 
 int Run::train() {
