@@ -188,7 +188,7 @@ int generate(const Recipe& recipe, Comm& comm, const Words& sources) {
     LoadedModel loaded(recipe, comm);
     std::vector<Problem> problems;
     if (!recipe.text("", "prompt").empty())
-        problems.push_back({"prompt", recipe.text("", "prompt"), "", {}, {}});
+        problems.push_back({"prompt", recipe.text("", "prompt"), "", {}, {}, {}, {}, {}});
     else
         for (const DataSet& set : read_sets(recipe, sources))
             problems.insert(problems.end(), set.problems.begin(), set.problems.end());
@@ -241,15 +241,27 @@ int generate(const Recipe& recipe, Comm& comm, const Words& sources) {
     return 0;
 }
 
+std::vector<DataSet> gradable_sets(const Recipe& recipe, const Words& sources) {
+    std::vector<DataSet> sets = read_sets(recipe, sources);
+    for (const DataSet& set : sets)
+        for (const Problem& problem : set.problems)
+            if (problem.metric == "code")
+                usage_error("evaluate: " + set.name + " asks for programs, which are run apart",
+                            "./rollout generate FILE -out samples.jsonl, then "
+                            "data/benchmarks/run_code.py FILE samples.jsonl");
+    return sets;
+}
+
 int evaluate(const Recipe& recipe, Comm& comm, const Words& sources) {
     if (!recipe.text("", "prompt").empty())
         usage_error("evaluate has no -prompt", "evaluate FILE.jsonl names problems with answers");
     const int n = int(recipe.integer("", "n")), k = int(recipe.integer("", "k"));
     if (k > n)
         usage_error(format("Pass@k of k = %d needs n >= k samples, n = %d", k, n), "raise -n");
+    std::vector<DataSet> sets = gradable_sets(recipe, sources);
     LoadedModel loaded(recipe, comm);
     Evaluation evaluation(
-        comm, loaded.ctx, loaded.model, loaded.tokenizer, read_sets(recipe, sources),
+        comm, loaded.ctx, loaded.model, loaded.tokenizer, std::move(sets),
         {n,
          k,
          {recipe.text("", "extract") == "lenient", recipe.text("", "match") == "words"},
