@@ -100,16 +100,27 @@ std::vector<Part> cut_parts(const std::vector<std::string>& files,
     return parts;
 }
 
-// Calls `take(text, number)` for what lies between separators and begins in [begin, end).
-template <class Take>
-void for_each_between(const std::string_view text, const std::string& separator, uint64_t begin,
-                      uint64_t end, const Take& take) {
-    size_t at = begin;
-    if (begin > 0) { // the first one that begins here: behind a separator that ends at or after it
-        const size_t from = begin >= separator.size() ? begin - separator.size() : 0;
-        const size_t found = text.find(separator, from);
-        at = found == std::string_view::npos ? text.size() : found + separator.size();
+// Where the first document at or behind `begin` begins. Separators may overlap ("\n\n" in three
+// line ends): the search starts where no other search could have been inside of one.
+size_t first_document(std::string_view text, const std::string& separator, size_t begin) {
+    const size_t length = separator.size();
+    size_t from = begin >= length ? begin - length : 0;
+    for (bool inside = true; inside;) {
+        inside = false;
+        for (size_t q = from - std::min(from, length - 1); q < from && !inside; q++)
+            if (text.substr(q, length) == separator) from = q, inside = true;
     }
+    size_t found = text.find(separator, from);
+    while (found != std::string_view::npos && found + length < begin)
+        found = text.find(separator, found + length);
+    return found == std::string_view::npos ? text.size() : found + length;
+}
+
+// Calls `take(text, byte)` for what lies between separators and begins in [begin, end).
+template <class Take>
+void for_each_between(std::string_view text, const std::string& separator, uint64_t begin,
+                      uint64_t end, const Take& take) {
+    size_t at = begin == 0 ? 0 : first_document(text, separator, begin);
     while (at < end && at < text.size()) {
         const size_t stop = std::min(text.find(separator, at), text.size());
         take(text.substr(at, stop - at), at);
