@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what is missing, builds with warnings as errors, runs every test, ends with "N passed, M failed".
 #   lint, the kernels through nvcc if it is there, unit tests, slow tests, traced kernels, golden
-#   vectors, the same unit tests under ASan and UBSan, resume tests, evaluations
+#   vectors, the same unit tests under ASan and UBSan, resume tests, evaluations, corpora, files
 set -u
 cd "$(dirname "$0")/.."
 sh scripts/setup.sh || exit 1
@@ -52,7 +52,7 @@ counted() {
 
 part "lint" make -s lint
 part "kernels through nvcc" make -s cuda-check
-part "build" make -s train rollout golden bench build/tests build/traced_tests
+part "build" make -s train rollout data/prepare golden bench build/tests build/traced_tests
 counted "unit and slow tests" sh scripts/run_tests.sh build/tests
 counted "traced kernels: races, traffic" sh scripts/run_tests.sh build/traced_tests
 counted "golden vectors" ./golden test/golden
@@ -62,6 +62,9 @@ counted "resume after kill -9" sh test/resume.sh
 counted "evaluation after kill -9" sh test/evaluate.sh
 counted "ranks" sh test/ranks.sh
 counted "faults" sh test/faults.sh
+counted "corpora" sh test/prepare.sh
+counted "files for other programs" python3 test/test_files.py
+counted "benchmark files, generated programs" python3 test/test_benchmarks.py
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
