@@ -27,17 +27,14 @@ same() { diff -r -x prepare.json "$work/$1" "$work/$2" >/dev/null; }
 check "JSONL into parts" prepare one "$work/a.jsonl" -threads 1
 check "with training and validation" grep -q '2[0-9]* documents, .* for training; [1-9]' "$work/out"
 documents=$(sed 's/.*: \([0-9]*\) documents.*; \([0-9]*\),.*/\1 + \2/' "$work/out")
-check "every document once" [ $((documents)) -eq 3000 ]
+check "every document once" [ $(($documents)) -eq 3000 ]
 prepare four "$work/a.jsonl" -threads 4
 check "the same bytes with four threads" same one four
-(
-    ulimit -t 1 2>/dev/null
-    prepare killed "$work/a.jsonl" -threads 1 &
-    child=$!
-    while [ ! -f "$work/killed/part-000002.train.shard" ] && kill -0 $child 2>/dev/null; do :; done
-    kill -9 $child 2>/dev/null
-    wait $child
-) >/dev/null 2>&1
+data/prepare -out "$work/killed" -part_bytes 20000 -val_fraction 0.1 "$work/a.jsonl" -threads 1 >/dev/null 2>&1 &
+child=$!
+while [ ! -f "$work/killed/part-000002.train.shard" ] && kill -0 $child 2>/dev/null; do :; done
+kill -9 $child 2>/dev/null
+wait $child 2>/dev/null
 rm -f "$work/killed/part-000003.train.shard" # as if it had been cut there
 prepare killed "$work/a.jsonl" -threads 1
 rm -f "$work"/killed/*.tmp
