@@ -147,8 +147,8 @@ TEST_CASE("evaluate: a problem's own metric reads and judges its answers", "[rol
     };
     CHECK(right("boxed", "1/2", "so \\boxed{0.5}"));
     CHECK_FALSE(right("boxed", "1/2", "Answer: 0.5"));
-    CHECK(right("lenient", "5", " 2+3=5\n#### 5\n\nQuestion: 7?", {"Question:"}));
-    CHECK_FALSE(right("lenient", "5", " 2+3=5\n#### 5\n\nQuestion: 7?"));
+    CHECK(right("lenient", "5", " 2+3.\n#### 5\n\nQuestion: 7?\n#### 7", {"Question:"}));
+    CHECK_FALSE(right("lenient", "5", " 2+3.\n#### 5\n\nQuestion: 7?\n#### 7"));
     CHECK(right("letter", "C", "Let us see, A is wrong. The answer is (C). The answer is"));
     CHECK_FALSE(right("letter", "C", "The answer is (D), not C."));
     CHECK_FALSE(right("letter", "C", "The answer is Carbon."));

@@ -59,7 +59,7 @@ TEST_CASE("prepare: parts of any size hold the documents of the whole", "[data]"
         const std::string input = folder.path + "/text.txt";
         write_file_atomic(input, text);
         const std::vector<std::string> whole = prepared(folder, input, separator, 1 << 20, 1);
-        REQUIRE(whole.size() > 8);
+        REQUIRE(whole.size() > 1);
         for (const int64_t part : {1, 2, 3, 7, 64})
             CHECK(prepared(folder, input, separator, part, 2) == whole);
     }
