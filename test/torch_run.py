@@ -5,7 +5,9 @@
 
 transformers makes the first weights; ./train -init starts from them and with -save_batches leaves the packed rows it
 saw; the loop below repeats them with transformers' model and torch's AdamW. Prints both curves, then held-out
-cross-entropy and bits per byte of both. Exit 1 if a loss differs by more than 1e-3.
+cross-entropy and bits per byte of both. Exit 1 if a loss differs by more than 1e-3. In a MoE rounding decides between
+experts of nearly equal score, and from the first such token on the two runs are different ones: there 1e-5 is asked of
+the first ten steps and 1e-2 of all.
 """
 import argparse
 import json
@@ -22,7 +24,6 @@ import transformers
 from safetensors.torch import load_file
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-LIMIT = 1e-3
 
 
 def first_model(folder, tokenizer, context, moe):
@@ -108,7 +109,7 @@ def main():
         vectors = [p for p in model.parameters() if p.dim() < 2]
         optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1},
                                        {"params": vectors, "weight_decay": 0.0}], betas=(0.9, 0.95), eps=1e-8)
-        worst = 0
+        worst = worst_early = 0
         print(f"{'step':>4} {'prior.cu':>10} {'PyTorch':>10} {'difference':>11} {'norm':>9} {'norm':>9}")
         for number, line in enumerate(steps, 1):
             rows = load_file(work / f"run/batches/pretrain_{number:08d}.safetensors")
@@ -121,6 +122,8 @@ def main():
             optimizer.step()
             difference = line["loss"] - loss.item()
             worst = max(worst, abs(difference))
+            if number <= 10:
+                worst_early = worst
             if number == 1 or number % 5 == 0:
                 print(f"{number:4} {line['loss']:10.6f} {loss.item():10.6f} {difference:11.1e} "
                       f"{line['grad_norm']:9.5f} {norm.item():9.5f}", flush=True)
@@ -133,9 +136,10 @@ def main():
         print(f"held-out: cross-entropy {theirs['val_ce']:.6f} here, {ce:.6f} there; "
               f"bits per byte {theirs['bits_per_byte']:.6f} here, {per_byte:.6f} there")
         worst_held = max(abs(theirs["val_ce"] - ce), abs(theirs["bits_per_byte"] - per_byte))
-        print(f"{len(steps)} steps, largest difference of a training loss {worst:.1e}, of a held-out figure "
-              f"{worst_held:.1e}, limit {LIMIT:g}")
-        return 1 if not steps or max(worst, worst_held) > LIMIT else 0
+        limit, limit_early = (1e-2, 1e-5) if a.moe else (1e-3, 1e-3)
+        print(f"{len(steps)} steps, largest difference of a training loss {worst:.1e} ({worst_early:.1e} in the first ten), "
+              f"of a held-out figure {worst_held:.1e}, limit {limit:g} ({limit_early:g})")
+        return 1 if not steps or max(worst, worst_held) > limit or worst_early > limit_early else 0
 
 
 if __name__ == "__main__":
