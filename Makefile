@@ -1,7 +1,8 @@
 # prior.cu: `make` prints what it found and builds the two programs.
-#   make train rollout   the programs              make test     unit tests (the slow ones: test-all)
+#   make                  the programs              make test     unit tests (the slow ones: test-all)
 #   make golden bench    the tools                 make lint     layers, sizes, format
-#   make asan            unit tests, sanitized     make op OP=loss   tests and benchmark of one op
+#   make asan            unit tests, sanitized     make fuzz        every format from elsewhere
+#   make op OP=loss       tests and benchmark of one op
 #   make cuda-check      kernels through nvcc      make ladder LADDER=attention   a ladder of dev/cuda
 #   make clean
 # Settings: BUILD=dir, CXX, OPT=-O3, MARCH=native, ONEDNN=0 (our own GEMM instead of oneDNN), MPI=0
@@ -45,18 +46,22 @@ KERNELS := $(wildcard llmc/ops/*.cu)
 LIB_OBJECTS := $(call objects,$(wildcard llmc/*/*.cpp llmc/device/simt/*.cpp) $(KERNELS))
 CASE_OBJECTS := $(call objects,$(wildcard test/cases/*.cpp) test/op_case.cpp)
 GOLDEN_OBJECTS := $(call objects,$(wildcard test/golden_*.cpp))
-TEST_OBJECTS := $(call objects,$(filter-out test/golden_main.cpp,$(wildcard test/*.cpp test/*.cu test/cases/*.cpp)))
+TEST_OBJECTS := $(call objects,$(filter-out test/golden_main.cpp,$(wildcard test/*.cpp test/*.cu test/cases/*.cpp)) \
+  test/fuzz/targets.cpp)
 
-all: found train rollout
+all: found train rollout data/prepare
 
 found:
 	@echo "compiler  $(CXX) $(shell $(CXX) -dumpfullversion), $(OPT) -march=$(MARCH)"
 	@echo "oneDNN    $(if $(filter 1,$(ONEDNN)),found: GEMM through its matmul,not found: GEMM by our tile kernel)"
 	@echo "MPI       $(if $(filter 1,$(MPI)),found: mpirun trains data parallel,not found: one process)"
 	@echo "CUDA      $(if $(shell command -v nvcc),nvcc found: make cuda-check; ,)the programs run on the CPU"
-	@echo "building  ./train ./rollout"
+	@echo "building  ./train ./rollout data/prepare"
 
 train rollout: %: $(BUILD)/%_gpt.cu.o $(LIBRARY)
+	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
+
+data/prepare: $(BUILD)/data/prepare.o $(LIBRARY)
 	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
 
 golden: $(GOLDEN_OBJECTS) $(LIBRARY)
@@ -65,7 +70,7 @@ golden: $(GOLDEN_OBJECTS) $(LIBRARY)
 bench: $(BUILD)/dev/bench/bench.o $(CASE_OBJECTS) $(LIBRARY)
 	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
 
-$(BUILD)/bench_rollout $(BUILD)/bench_tokenize: $(BUILD)/bench_%: $(BUILD)/dev/bench/%.o $(LIBRARY)
+$(BUILD)/bench_rollout $(BUILD)/bench_tokenize $(BUILD)/bench_load: $(BUILD)/bench_%: $(BUILD)/dev/bench/%.o $(LIBRARY)
 	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
 
 $(BUILD)/tests: $(TEST_OBJECTS) $(LIBRARY)
@@ -112,6 +117,33 @@ asan:
 	  CXXFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -Wno-maybe-uninitialized \
   --param asan-use-after-return=0" build-asan/tests
 
+# Fuzzing of what comes from elsewhere: FUZZ_SECONDS for each target in turn, under ASan and UBSan. A finding
+# stops it and lies in build-fuzz/; put it into test/fuzz/corpus/TARGET when it is fixed.
+FUZZ_SECONDS = 600
+FUZZ_TARGETS = safetensors config tokenizer shard problem recipe
+FUZZ_SOURCES := $(wildcard llmc/core/*.cpp llmc/data/*.cpp) llmc/model/config.cpp llmc/train/keys.cpp \
+  test/fuzz/targets.cpp
+FUZZ_FLAGS = -std=gnu++20 -O1 -gline-tables-only -I. -I$(BUILD) -fsanitize=address,undefined -fno-sanitize-recover=undefined \
+  -fsanitize=fuzzer-no-link
+.SECONDARY: $(FUZZ_SOURCES:%.cpp=build-fuzz/%.o)
+build-fuzz/%.o: %.cpp $(BUILD)/embedded_recipe.inc
+	@mkdir -p $(dir $@)
+	$(FUZZ_CXX) $(FUZZ_FLAGS) -MMD -MP -c $< -o $@
+build-fuzz/fuzz_%: test/fuzz/main.cpp $(FUZZ_SOURCES:%.cpp=build-fuzz/%.o)
+	$(FUZZ_CXX) $(FUZZ_FLAGS) -fsanitize=fuzzer \
+	  -DFUZZ_TARGET=$(shell echo $(FUZZ_TARGETS) | tr ' ' '\n' | grep -n '^$*$$' | cut -d: -f1 | xargs -I N expr N - 1) \
+	  $^ -o $@ -lxxhash -lpcre2-8 -lutf8proc
+FUZZ_CXX = clang++
+
+fuzz: $(FUZZ_TARGETS:%=build-fuzz/fuzz_%)
+	@for target in $(FUZZ_TARGETS); do \
+	  mkdir -p build-fuzz/corpus/$$target; echo "== $$target, $(FUZZ_SECONDS) s"; \
+	  build-fuzz/fuzz_$$target -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -verbosity=0 \
+	    -print_final_stats=1 -artifact_prefix=build-fuzz/$$target- -dict=test/fuzz/words.dict \
+	    build-fuzz/corpus/$$target test/fuzz/corpus/$$target 2>build-fuzz/$$target.log || \
+	    { tail -40 build-fuzz/$$target.log; exit 1; }; \
+	  grep -E 'number_of_executed_units|average_exec|new_units' build-fuzz/$$target.log; done
+
 # One op's path: equation, contract, reference, fast CPU, cases; then its tests and its benchmark.
 op: $(BUILD)/tests bench
 	@ls doc/equations.md llmc/ops/$(OP)*.* $(wildcard test/cases/$(OP)*.cpp test/test_$(OP)*.cpp)
@@ -154,7 +186,7 @@ lint:
 	@python3 scripts/lint.py
 
 clean:
-	rm -rf build build-* train rollout golden bench
+	rm -rf build build-* train rollout data/prepare golden bench
 
-.PHONY: all found test test-all asan op cuda-check ladder lint clean
+.PHONY: all found test test-all asan fuzz op cuda-check ladder lint clean
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

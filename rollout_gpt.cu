@@ -10,6 +10,7 @@
 #include "llmc/rollout/live_view.h"
 #include "llmc/rollout/serve.h"
 #include "llmc/train/checkpoint.h"
+#include "llmc/train/export.h"
 
 #include <algorithm>
 #include <chrono>
@@ -26,6 +27,8 @@ const char* kSynopsis =
     "./rollout score -model FOLDER -prompt TEXT       log-probability of every token of a text, or "
     "of the\n"
     "                                                 texts of FILE.jsonl (\"text\")\n"
+    "./rollout export -model FOLDER -out FOLDER       the checkpoint for transformers, vLLM, "
+    "lm-eval ...\n"
     "./rollout grade FILE.jsonl                       is each line's answer equal to its gold "
     "one?\n"
     "mpirun -np A ./train ... : -np B ./rollout serve  samples for the RL of ./train, on ranks of "
@@ -62,7 +65,8 @@ KeyTable rollout_keys() {
           "where to compute: cpu, simt the CUDA kernels on the CPU, ref in double (the oracle)",
           "auto|cpu|simt|cuda|ref"},
          {"dtype", "model", kOneOf, "fp32", 0, 0, "",
-          "of weights and activations: what the model was trained in samples as it did in training",
+          "of weights and activations: what the model was trained in samples as it did in "
+          "training; export: of the weights",
           "fp32|bf16"},
          {"threads", "model", kInt, "0", 0, 1024, "threads", "0 = one per core"},
          {"prompt", "input", kWord, "", 0, 0, "text", "generate, score: what to continue or score"},
@@ -92,8 +96,13 @@ KeyTable rollout_keys() {
          {"page_size", "engine", kInt, "32", 1, 4096, "tokens", "tokens of one KV cache page"},
          {"pages", "engine", kInt, "0", 0, 1e9, "pages",
           "of the KV cache; 0 = enough for all rows. With fewer the newest samples are preempted"},
+         {"logits", "output", kWord, "", 0, 0, "file",
+          "score: every logit of every text, as safetensors"},
+         {"shard_bytes", "output", kInt, "5e9", 0, 1e15, "bytes",
+          "export: weights of one file, then the next begins; 0 = one file"},
          {"out", "output", kWord, "", 0, 0, "file",
-          "JSONL: one line per answer or text; evaluate: continued if it is there, and FILE.json "
+          "export: folder to make. Else JSONL: one line per answer or text; evaluate: continued if "
+          "it is there, and FILE.json "
           "has "
           "the estimates"}}};
 }
@@ -111,6 +120,11 @@ std::string checkpoint_folder(const Comm& comm, const std::string& folder) {
     return newest;
 }
 
+Tokenizer checkpoint_tokenizer(const Recipe& recipe, const std::string& folder) {
+    const std::string& file = recipe.text("", "tokenizer");
+    return file.empty() ? folder_tokenizer(folder) : Tokenizer(file);
+}
+
 struct LoadedModel {
     const std::string folder;
     Ctx ctx;
@@ -124,9 +138,7 @@ struct LoadedModel {
           ctx(choose_backend(recipe.text("", "device")),
               threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()),
               choose_bf16(recipe.text("", "dtype"), choose_backend(recipe.text("", "device")))),
-          tokenizer(recipe.text("", "tokenizer").empty() ? folder_tokenizer(folder)
-                                                         : Tokenizer(recipe.text("", "tokenizer"))),
-          model(ctx, read_config(folder)) {
+          tokenizer(checkpoint_tokenizer(recipe, folder)), model(ctx, read_config(folder)) {
         if (model.config.vocab < tokenizer.vocab_size())
             fatal(format("%s: the model has %d tokens, the tokenizer %d", folder.c_str(),
                          model.config.vocab, tokenizer.vocab_size()),
@@ -179,7 +191,7 @@ int generate(const Recipe& recipe, Comm& comm, const Words& sources) {
     LoadedModel loaded(recipe, comm);
     std::vector<Problem> problems;
     if (!recipe.text("", "prompt").empty())
-        problems.push_back({"prompt", recipe.text("", "prompt"), "", {}, {}});
+        problems.push_back({"prompt", recipe.text("", "prompt"), "", {}, {}, {}, {}, {}});
     else
         for (const DataSet& set : read_sets(recipe, sources))
             problems.insert(problems.end(), set.problems.begin(), set.problems.end());
@@ -233,15 +245,27 @@ int generate(const Recipe& recipe, Comm& comm, const Words& sources) {
     return 0;
 }
 
+std::vector<DataSet> gradable_sets(const Recipe& recipe, const Words& sources) {
+    std::vector<DataSet> sets = read_sets(recipe, sources);
+    for (const DataSet& set : sets)
+        for (const Problem& problem : set.problems)
+            if (problem.metric == "code")
+                usage_error("evaluate: " + set.name + " asks for programs, which are run apart",
+                            "./rollout generate FILE -out samples.jsonl, then "
+                            "data/benchmarks/run_code.py FILE samples.jsonl");
+    return sets;
+}
+
 int evaluate(const Recipe& recipe, Comm& comm, const Words& sources) {
     if (!recipe.text("", "prompt").empty())
         usage_error("evaluate has no -prompt", "evaluate FILE.jsonl names problems with answers");
     const int n = int(recipe.integer("", "n")), k = int(recipe.integer("", "k"));
     if (k > n)
         usage_error(format("Pass@k of k = %d needs n >= k samples, n = %d", k, n), "raise -n");
+    std::vector<DataSet> sets = gradable_sets(recipe, sources);
     LoadedModel loaded(recipe, comm);
     Evaluation evaluation(
-        comm, loaded.ctx, loaded.model, loaded.tokenizer, read_sets(recipe, sources),
+        comm, loaded.ctx, loaded.model, loaded.tokenizer, std::move(sets),
         {n,
          k,
          {recipe.text("", "extract") == "lenient", recipe.text("", "match") == "words"},
@@ -293,6 +317,7 @@ int score(const Recipe& recipe, Comm& comm, const Words& files) {
     Scorer scorer(loaded.ctx, loaded.model, int64_t(longest));
     const std::vector<TokenScores> scores =
         scorer.score(texts, tempered ? recipe.real("", "temperature") : 1);
+    if (!recipe.text("", "logits").empty()) scorer.write_logits(recipe.text("", "logits"), texts);
     double ce = 0;
     std::string lines;
     for (size_t t = 0; t < texts.size(); t++) {
@@ -336,6 +361,20 @@ int serve_command(const Recipe& recipe, Comm& comm) {
                  threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()),
                  int(recipe.integer("", "decode_rows")), int(recipe.integer("", "page_size")),
                  int(recipe.integer("", "pages"))});
+    return 0;
+}
+
+int export_model(const Recipe& recipe, Comm& comm, const Words& words) {
+    if (!words.empty() || recipe.text("", "out").empty())
+        usage_error("export: expected -model FOLDER and -out FOLDER", "the first is read, the "
+                                                                      "second made");
+    const std::string folder = checkpoint_folder(comm, recipe.text("", "model"));
+    const WeightFormat format{recipe.text("", "dtype") == "bf16" ? Dtype::bf16 : Dtype::f32,
+                              uint64_t(recipe.integer("", "shard_bytes"))};
+    const uint64_t bytes = export_checkpoint(folder, checkpoint_tokenizer(recipe, folder),
+                                             recipe.text("", "out"), format);
+    std::fprintf(stderr, "%s: weights of %.3f GB in %s, from %s\n", recipe.text("", "out").c_str(),
+                 double(bytes) / 1e9, dtype_name(format.dtype), folder.c_str());
     return 0;
 }
 
@@ -398,8 +437,10 @@ int run_command(Comm& comm, const std::vector<std::string>& arguments) {
         int (*run)(const Recipe&, Comm&, const Words&);
         bool shared; // by all ranks; else the root does it
     };
-    const Command commands[] = {
-        {"generate", generate, true}, {"evaluate", evaluate, true}, {"score", score, false}};
+    const Command commands[] = {{"generate", generate, true},
+                                {"evaluate", evaluate, true},
+                                {"score", score, false},
+                                {"export", export_model, false}};
     const std::pair<const char*, int (*)(const Recipe&, const std::string&)> on_files[] = {
         {"grade", grade}, {"tokenize", tokenize}};
     for (const auto& [name, run] : on_files) {
@@ -415,7 +456,7 @@ int run_command(Comm& comm, const std::vector<std::string>& arguments) {
                        ? command.run(recipe, comm, {words.begin() + 1, words.end()})
                        : 0;
     usage_error(words.empty() ? "no command" : "no command \"" + words[0] + "\"",
-                "one of generate, evaluate, score, serve, grade, tokenize; ./rollout -h explains "
+                "one of generate, evaluate, score, serve, export, grade, tokenize; ./rollout -h explains "
                 "every key");
 }
 

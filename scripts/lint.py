@@ -18,7 +18,7 @@ errors, warnings = [], []
 
 
 def sources():
-    for pattern in ("llmc/**/*", "test/**/*", "dev/**/*", "*"):
+    for pattern in ("llmc/**/*", "data/**/*", "test/**/*", "dev/**/*", "*"):
         for path in sorted(root.glob(pattern)):
             if path.suffix in (".h", ".cpp", ".cu", ".cuh") and path.is_file():
                 yield path

@@ -2,7 +2,7 @@
 # Installs what is missing, builds with warnings as errors, runs every test, ends with "N passed, M failed".
 #   lint, the kernels through nvcc if it is there, unit tests, slow tests, traced kernels, golden
 #   vectors, the same unit tests under ASan and UBSan, resume tests, evaluations, ranks, rollout ranks,
-#   the report, training through the kernels, faults, kills at random instants
+#   the report, training through the kernels, faults, kills at random instants, corpora, files
 set -u
 cd "$(dirname "$0")/.."
 sh scripts/setup.sh || exit 1
@@ -53,7 +53,7 @@ counted() {
 
 part "lint" make -s lint
 part "kernels through nvcc" make -s cuda-check
-part "build" make -s train rollout golden bench build/tests build/traced_tests
+part "build" make -s train rollout data/prepare golden bench build/tests build/traced_tests
 counted "unit and slow tests" sh scripts/run_tests.sh build/tests
 counted "traced kernels: races, traffic" sh scripts/run_tests.sh build/traced_tests
 counted "golden vectors" ./golden test/golden
@@ -67,6 +67,9 @@ counted "report" sh test/report.sh
 counted "training through the kernels" sh test/simt.sh
 counted "faults" sh test/faults.sh
 counted "kills at random instants" sh test/kills.sh 1 tiny-moe 2
+counted "corpora" sh test/prepare.sh
+counted "files for other programs" python3 test/test_files.py
+counted "benchmark files, generated programs" python3 test/test_benchmarks.py
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

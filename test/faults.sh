@@ -87,9 +87,9 @@ expect 1 'config.json' "rollout without a checkpoint" ./rollout generate -model 
 run whole tiny
 expect 1 'made by another recipe' "the folder of another recipe" run_shown whole tiny -seed 4
 expect 1 'model has layers = 3, the checkpoint .* has 2' "another model than the checkpoint's" \
-    train -from "$work/whole/ckpt/step_00000090" -layers 3
+    train -init "$work/whole/ckpt/step_00000090" -layers 3
 expect 1 'model has experts = 16, the checkpoint .* has 0' "a MoE recipe and a dense checkpoint" \
-    train -from "$work/whole/ckpt/step_00000090" -model tiny-moe
+    train -init "$work/whole/ckpt/step_00000090" -model tiny-moe
 stopped twice pretrain.step:2
 expect 1 'another process is running' "a second run in one folder" run_shown twice tiny
 continued twice

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 steps="-pretrain.steps 12 -midtrain.steps 5 -rl.steps 3 -batch 4 -context 32 -checkpoint_every 0"
 for model in tiny tiny-moe; do
     run "$model" $model
-    from="-from $work/$model/ckpt/step_00000090"
+    from="-init $work/$model/ckpt/step_00000090"
     for dtype in fp32 bf16; do
         for device in cpu simt; do
             run "$model-$dtype-$device" $model $from $steps -dtype $dtype -device $device

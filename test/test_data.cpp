@@ -1,6 +1,8 @@
 // Data: the corpus and its split, packing, mixtures, exact resume, files good and bad.
 #include "llmc/core/error.h"
 #include "llmc/core/file.h"
+#include "llmc/core/json.h"
+#include "llmc/core/rng.h"
 #include "llmc/data/corpus.h"
 #include "llmc/data/problems.h"
 #include "llmc/data/shard.h"
@@ -44,7 +46,7 @@ bool contains(const std::string& text, const std::string& part) {
 }
 
 const Tokenizer kTokenizer;
-const StreamOptions kOptions{32, true, 7, Split::train, 0.02};
+const StreamOptions kOptions{32, true, 7, Split::train, 0.02, true};
 
 std::string text_of(const std::vector<int32_t>& tokens) {
     return kTokenizer.decode(tokens, Specials::skip);
@@ -130,7 +132,7 @@ TEST_CASE("data: packed rows predict the next token of their document", "[data]"
     Folder folder;
     const std::string path =
         folder.file("t.jsonl", "{\"text\": \"abc\"}\n{\"text\": \"defgh\"}\n\n{\"text\": \"i\"}\n");
-    StreamOptions options{4, true, 1, Split::train, 0};
+    StreamOptions options{4, true, 1, Split::train, 0, true};
     DataStream stream(path, options, kTokenizer);
     PackedRows rows;
     stream.next_rows(9, rows); // 36 tokens: four epochs of 3 + 5 + 1
@@ -155,9 +157,15 @@ TEST_CASE("data: a stream restored at any point continues exactly", "[data]") {
     Folder folder;
     std::string text;
     for (int i = 0; i < 4000; i++) text += "line " + std::to_string(i * 7919 % 1000) + "\n";
+    ShardContent content;
+    for (int d = 0; d < 40; d++)
+        content.add(
+            {std::vector<int32_t>(size_t(d), d), std::vector<uint8_t>(size_t(d), 1), false});
+    const std::string shard = folder.path + "/c.shard";
+    write_shard(shard, content, kTokenizer, Split::train);
     const std::string spec = folder.file("a.txt", text) + "*0.5, embedded:sentences*0.3," +
                              folder.file("b.jsonl", "{\"text\": \"one\"}\n{\"text\": \"two\"}") +
-                             "*0.2";
+                             "*0.2," + shard + "*0.4*30";
     DataStream whole(spec, kOptions, kTokenizer);
     PackedRows want, got;
     for (int step = 0; step < 30; step++) {
@@ -225,28 +233,182 @@ TEST_CASE("data: pieces of several bytes a token end at characters and lead to t
     CHECK(joined == text);
 }
 
-TEST_CASE("data: shards give back what was written", "[data]") {
+namespace {
+
+ShardContent content_of(const std::vector<Document>& documents) {
+    ShardContent content;
+    for (const Document& document : documents) content.add(document);
+    return content;
+}
+
+std::string read_all(const std::string& path, const Tokenizer& tokenizer) {
+    return message_of([&] {
+        const Shard shard(path, tokenizer);
+        for (int64_t i = 0; i < shard.documents(); i++) shard.document(i);
+    });
+}
+
+} // namespace
+
+TEST_CASE("data: shards give back what was written, with 2 and 4 bytes a token", "[data]") {
     Folder folder;
-    const std::vector<std::vector<int32_t>> documents = {{1, 2, 3}, {}, {256}, {70, 80}};
-    write_shard(folder.path + "/a.shard", documents);
-    Shard shard(folder.path + "/a.shard", 257);
-    REQUIRE(shard.documents() == 4);
-    for (int i = 0; i < 4; i++) CHECK(shard.document(i) == documents[i]);
-    CHECK(contains(message_of([&] { Shard(folder.path + "/a.shard", 100); }),
-                   "token 3 is 256, the vocabulary is 100"));
+    const std::string path = folder.path + "/a.shard";
+    const std::vector<Document> plain = {
+        {{1, 2, 3}, {}, false}, {{}, {}, false}, {{256}, {}, false}, {{70, 80}, {}, false}};
+    const std::vector<Document> masked = {{{1, 2, 3}, {0, 0, 1}, false},
+                                          {{256, 4, 5, 6, 7, 8, 9}, {1, 0, 1, 1, 0, 1, 1}, false},
+                                          {{7}, {0}, false}};
+    Json wide = json_parse(Tokenizer().json(), "tokenizer");
+    for (int id = 256; id < 70000; id++) wide["model"]["vocab"][format("x%d", id)] = id;
+    wide["added_tokens"][0]["id"] = 70000;
+    const Tokenizer far(folder.file("far.json", wide.dump()));
+    REQUIRE(far.vocab_size() == 70001);
+    for (const Tokenizer* tokenizer : {&kTokenizer, &far})
+        for (const auto& documents : {plain, masked}) {
+            write_shard(path, content_of(documents), *tokenizer, Split::validation);
+            const Shard shard(path, *tokenizer);
+            REQUIRE(shard.documents() == int64_t(documents.size()));
+            CHECK(shard.split() == Split::validation);
+            for (size_t i = 0; i < documents.size(); i++) {
+                CHECK(shard.document(int64_t(i)).tokens == documents[i].tokens);
+                CHECK(shard.document(int64_t(i)).trained == documents[i].trained);
+            }
+        }
+    CHECK(contains(read_all(path, kTokenizer), "made with another tokenizer: of 70001 tokens"));
+    write_shard(path, content_of({{{69999}, {}, false}}), far, std::nullopt);
+    CHECK_FALSE(Shard(path, far).split().has_value());
+    write_shard(path, ShardContent{}, kTokenizer, std::nullopt);
+    CHECK(Shard(path, kTokenizer).documents() == 0);
+    write_shard(path, content_of({{{300}, {}, false}}), kTokenizer, std::nullopt);
+    CHECK(contains(read_all(path, kTokenizer), "token 300, the vocabulary is 257"));
 }
 
 TEST_CASE("data: a shard cut or changed anywhere is refused", "[data]") {
     Folder folder;
-    write_shard(folder.path + "/a.shard", {{1, 2, 3}, {4, 5}});
+    write_shard(folder.path + "/a.shard",
+                content_of({{{1, 2, 3}, {0, 1, 1}, false}, {{4, 5}, {1, 1}, false}}), kTokenizer,
+                Split::train);
     const std::string good = read_file(folder.path + "/a.shard");
     for (size_t i = 0; i < good.size(); i++) {
+        INFO("byte " << i);
         const std::string cut = folder.file("cut.shard", good.substr(0, i));
-        CHECK(message_of([&] { Shard(cut, 257); }) != "");
+        CHECK(contains(read_all(cut, kTokenizer), "cut.shard"));
         std::string bad = good;
         bad[i] = char(bad[i] ^ 0x41);
         const std::string changed = folder.file("bad.shard", bad);
-        CHECK(message_of([&] { Shard(changed, 257); }) != "");
+        CHECK(contains(read_all(changed, kTokenizer), "bad.shard"));
+    }
+    CHECK(contains(read_all(folder.file("long.shard", good + "x"), kTokenizer), "do not fit"));
+}
+
+TEST_CASE("data: a damaged block of a long shard is named, the others are read", "[data]") {
+    Folder folder;
+    std::vector<Document> documents(3);
+    for (Document& d : documents) d.tokens.assign(600'000, 65); // 1.2 MB each
+    write_shard(folder.path + "/a.shard", content_of(documents), kTokenizer, Split::train);
+    std::string bytes = read_file(folder.path + "/a.shard");
+    bytes[bytes.size() - 1] = char(0x42);
+    const Shard shard(folder.file("b.shard", bytes), kTokenizer);
+    CHECK(shard.document(0).tokens.size() == 600'000);
+    CHECK(contains(message_of([&] { shard.document(2); }), "the checksum of bytes"));
+}
+
+TEST_CASE("data: a folder of shards gives each split its own, in an order of the epoch", "[data]") {
+    Folder folder;
+    for (int file = 0; file < 3; file++) {
+        ShardContent train, held;
+        for (int d = 0; d < 50; d++) train.add({{'a', file, d}, {}, false});
+        held.add({{'v', file}, {}, false});
+        write_shard(format("%s/%d.train.shard", folder.path.c_str(), file), train, kTokenizer,
+                    Split::train);
+        write_shard(format("%s/%d.val.shard", folder.path.c_str(), file), held, kTokenizer,
+                    Split::validation);
+    }
+    const auto train = open_source(folder.path, kTokenizer, Split::train, 0.02, 1);
+    const auto held = open_source(folder.path, kTokenizer, Split::validation, 0.02, 1);
+    REQUIRE(train->size() == 150);
+    REQUIRE(held->size() == 3);
+    for (int64_t i = 0; i < 150; i++)
+        CHECK(train->document(i).tokens ==
+              std::vector<int32_t>{'a', int32_t(i / 50), int32_t(i % 50), 256});
+    CHECK(held->document(2).tokens == std::vector<int32_t>{'v', 2, 256});
+
+    // Two epochs of 150 documents of 3 inputs: every one once in each, in other orders.
+    auto read = [&](uint64_t seed) {
+        DataStream stream(folder.path, {900, true, seed, Split::train, 0.02, true}, kTokenizer);
+        PackedRows rows;
+        stream.next_rows(1, rows);
+        return rows.tokens;
+    };
+    const std::vector<int32_t> tokens = read(7);
+    std::vector<std::set<std::vector<int32_t>>> seen(2);
+    for (size_t n = 0; n < 900; n += 3)
+        seen[n / 450].insert({tokens[n], tokens[n + 1], tokens[n + 2]});
+    CHECK(seen[0].size() == 150);
+    CHECK(seen[1].size() == 150);
+    CHECK_FALSE(std::equal(tokens.begin(), tokens.begin() + 450, tokens.begin() + 450));
+    CHECK(read(7) == tokens);
+    CHECK(read(8) != tokens);
+}
+
+TEST_CASE("data: a permutation visits every index once, whatever the size", "[data]") {
+    for (int64_t size : {1, 2, 3, 5, 16, 17, 1000, 4097}) {
+        const Permutation permute(size, 42), other(size, 43);
+        std::set<int64_t> seen;
+        int64_t fixed = 0, same = 0;
+        for (int64_t i = 0; i < size; i++) {
+            const int64_t at = permute(i);
+            REQUIRE((at >= 0 && at < size));
+            seen.insert(at);
+            fixed += at == i;
+            same += at == other(i);
+        }
+        CHECK(int64_t(seen.size()) == size);
+        if (size >= 1000) CHECK((fixed < 10 && same < 10)); // 1 expected of each
+    }
+    const Permutation large(int64_t(1) << 40, 1);
+    CHECK(large(5) != large(6));
+}
+
+TEST_CASE("data: a source is read no more often than its passes", "[data]") {
+    Folder folder;
+    const std::string a = folder.file("a.jsonl", "{\"text\": \"aa\"}\n{\"text\": \"aaa\"}\n");
+    const std::string b = folder.file("b.jsonl", "{\"text\": \"bbbb\"}\n");
+    DataStream stream(a + "*0.9*2," + b + "*0.1", {10, true, 1, Split::train, 0, true}, kTokenizer);
+    PackedRows rows;
+    stream.next_rows(20, rows); // 200 tokens: 10 of a's two passes, then b alone
+    CHECK(std::count(rows.tokens.begin(), rows.tokens.end(), 'a') == 10);
+    CHECK(std::count(rows.tokens.begin(), rows.tokens.end(), 'b') == 190);
+    DataStream ends(a + "*1*2", {10, true, 1, Split::train, 0, true}, kTokenizer);
+    ends.next_rows(1, rows);
+    CHECK(contains(message_of([&] { ends.next_rows(1, rows); }), "as often as its recipe allows"));
+    CHECK(contains(message_of([&] {
+                       DataStream(a + "*1*0", {10, true, 1, Split::train, 0, true}, kTokenizer);
+                   }),
+                   "passes >= 1"));
+    CHECK(contains(message_of([&] {
+                       DataStream(a + "*1*2*3", {10, true, 1, Split::train, 0, true}, kTokenizer);
+                   }),
+                   "expected a weight"));
+}
+
+TEST_CASE("data: without prompt_loss only answers are targets, from text and from shards",
+          "[data]") {
+    Folder folder;
+    const std::string path = folder.file("q.jsonl", "{\"question\": \"ab\", \"answer\": \"cd\"}\n");
+    const Document document = text_document(kTokenizer, "ab\ncd", 3);
+    CHECK(document.trained == std::vector<uint8_t>{0, 0, 0, 1, 1});
+    const std::string shard = folder.path + "/q.shard";
+    write_shard(shard, content_of({document}), kTokenizer, Split::train);
+    for (const std::string& source : {path, shard}) {
+        PackedRows rows;
+        DataStream answers(source, {5, true, 1, Split::train, 0, false}, kTokenizer);
+        answers.next_rows(1, rows);
+        CHECK(rows.tokens == std::vector<int32_t>{'a', 'b', '\n', 'c', 'd'});
+        CHECK(rows.targets == std::vector<int32_t>{-100, -100, 'c', 'd', 256});
+        DataStream all(source, {5, true, 1, Split::train, 0, true}, kTokenizer);
+        all.next_rows(1, rows);
+        CHECK(rows.targets == std::vector<int32_t>{'b', '\n', 'c', 'd', 256});
     }
 }
 
@@ -276,7 +438,8 @@ TEST_CASE("data: every bad input is one message with its place", "[data]") {
 TEST_CASE("data: odd bytes are data like any other", "[data]") {
     Folder folder;
     std::string text = "no newline at the end \xff\xfe\x80 " + std::string(30000, 'x');
-    DataStream stream(folder.file("odd.txt", text), {32, true, 7, Split::train, 0}, kTokenizer);
+    DataStream stream(folder.file("odd.txt", text), {32, true, 7, Split::train, 0, true},
+                      kTokenizer);
     PackedRows rows;
     stream.next_rows(2000, rows);
     CHECK(std::count(rows.tokens.begin(), rows.tokens.end(), 0xff) >= 1);

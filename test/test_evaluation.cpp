@@ -113,6 +113,75 @@ TEST_CASE("evaluate: exact match compares the first line's words", "[rollout]") 
     CHECK(plain_words("A  cat, an owl & the \"dog\"!") == "cat owl dog");
 }
 
+TEST_CASE("problems: what data/benchmarks wrote is used as it stands", "[data]") {
+    const Problem words =
+        parse_problem(R"({"id": "t", "prompt": "Question: Who?\nAnswer:", "metric": "words", )"
+                      R"("answer": ["Shakespeare", "The Bard"], "stop": ["\n"]})",
+                      "x:1");
+    CHECK(words.prompt == "Question: Who?\nAnswer:");
+    CHECK(words.accepted == std::vector<std::string>{"The Bard"});
+    const Problem choices = parse_problem(
+        R"({"prompt": "a", "prompts": ["a", "b"], "metric": "choices", "answer": "1", )"
+        R"("choices": [" x", " x"]})",
+        "x:1");
+    CHECK(choices.answer == "1");
+    CHECK(choices.prompts.size() == 2);
+    for (const char* bad :
+         {R"({"prompt": "a", "metric": "guess", "answer": "1"})",
+          R"({"prompt": "a", "metric": "choices", "answer": "2", "choices": ["x", "y"]})",
+          R"({"prompt": "a", "metric": "choices", "answer": "x", "choices": ["x", "y"]})",
+          R"({"prompt": "a", "metric": "choices", "answer": "0", "choices": ["x"], )"
+          R"("prompts": ["a", "b"]})",
+          R"({"prompt": "a", "metric": "boxed"})"})
+        CHECK_THROWS_AS(parse_problem(bad, "x:1"), UserError);
+}
+
+TEST_CASE("evaluate: a problem's own metric reads and judges its answers", "[rollout]") {
+    const Tokenizer tokenizer;
+    auto right = [&](const char* metric, const char* gold, const std::string& text,
+                     std::vector<std::string> stop = {}) {
+        Problem problem{"p", "q", gold, {}, {"also"}, metric, {}, std::move(stop)};
+        Completion completion{};
+        completion.tokens = tokenizer.encode(text);
+        return grade_completion(problem, tokenizer, {false, false}, completion).right;
+    };
+    CHECK(right("boxed", "1/2", "so \\boxed{0.5}"));
+    CHECK_FALSE(right("boxed", "1/2", "Answer: 0.5"));
+    CHECK(right("lenient", "5", " 2+3.\n#### 5\n\nQuestion: 7?\n#### 7", {"Question:"}));
+    CHECK_FALSE(right("lenient", "5", " 2+3.\n#### 5\n\nQuestion: 7?\n#### 7"));
+    CHECK(right("letter", "C", "Let us see, A is wrong. The answer is (C). The answer is"));
+    CHECK_FALSE(right("letter", "C", "The answer is (D), not C."));
+    CHECK_FALSE(right("letter", "C", "The answer is Carbon."));
+    CHECK(right("phrase", "False", "not ( True ) is False. So the answer is False."));
+    CHECK(right("phrase", "> ) ]", "So the answer is > ) ]"));
+    CHECK_FALSE(right("phrase", "> ) ]", "So the answer is > ) ] )"));
+    CHECK(right("phrase", "(A)", "So the answer is (A)."));
+    CHECK_FALSE(right("phrase", "valid", "So the answer is invalid."));
+    CHECK(right("words", "Paris", " also\nQuestion: more", {"\n"}));
+    CHECK_FALSE(right("words", "Paris", "London"));
+    CHECK_FALSE(right("code", "x", "x"));
+}
+
+TEST_CASE("evaluate: with a prompt per choice the same text is compared behind each", "[rollout]") {
+    ByteModel m;
+    Comm comm;
+    const Problem problem{
+        "w", "cup", "1", {" broke.", " broke."}, {}, "choices", {"The cup", "The floor"}, {}};
+    Evaluation e(comm, m.ctx, m.model, m.tokenizer, {{"one", {problem}}},
+                 {1, 1, {false, false}, {1, 1, 0, 4, {256}, 1, 0}, {4, 16, 0, 0}});
+    SampleLog log(comm, "", {}, SampleLog::Others::refused);
+    e.run(log);
+    const Json line = log.finish().at({0, 0});
+    for (size_t c = 0; c < 2; c++) {
+        const std::string text = problem.prompts[c] + " broke.";
+        Scorer scorer(m.ctx, m.model, int64_t(text.size()));
+        const std::vector<double> logp = scorer.score({m.tokenizer.encode(text)}, 1)[0].logp;
+        double sum = 0;
+        for (size_t t = problem.prompts[c].size() - 1; t < logp.size(); t++) sum += logp[t];
+        CHECK(line["logp"][c].get<double>() == sum);
+    }
+}
+
 TEST_CASE("score: a text's log-probs are those of the training forward, whoever is packed with it",
           "[rollout]") {
     ByteModel m;

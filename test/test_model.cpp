@@ -204,7 +204,7 @@ TEST_CASE("model: weights written and read again have the same bits", "[model]")
         Ctx ctx(Backend::cpu, 0);
         Model out(ctx, small(moe));
         init_params(out.weights, out.table, out.config, 5, 0.05);
-        save_weights(out, folder, 256);
+        save_weights(out, folder, 256, {Dtype::f32, 0});
         CHECK(read_config(folder) == out.config);
         Model in(ctx, read_config(folder));
         load_weights(in, folder);
@@ -215,7 +215,7 @@ TEST_CASE("model: weights written and read again have the same bits", "[model]")
 }
 
 TEST_CASE("model: a config this program cannot honour is refused by name", "[model]") {
-    const Json good = config_to_json(model_preset("demo-moe"), 1);
+    const Json good = config_to_json(model_preset("demo-moe"), 1, Dtype::f32);
     auto refusal = [&](const char* key, const Json& value) -> std::string {
         Json json = good;
         json[key] = value;

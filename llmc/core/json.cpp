@@ -2,6 +2,8 @@
 
 #include "llmc/core/error.h"
 
+#include <set>
+
 namespace {
 // nlohmann recurses once per nesting level when it destroys a value: bound the depth of untrusted
 // text before it is built.
@@ -22,12 +24,14 @@ int nesting_depth(const std::string& text) {
     return deepest;
 }
 
-template <class J> J parse(const std::string& text, const std::string& what) {
+template <class J>
+J parse(const std::string& text, const std::string& what,
+        const typename J::parser_callback_t& callback) {
     if (nesting_depth(text) > kMaxDepth)
         fatal(format("%s: JSON nested deeper than %d levels", what.c_str(), kMaxDepth),
               "this is not a file prior.cu or the usual tools write");
     try {
-        return J::parse(text);
+        return J::parse(text, callback);
     } catch (const typename J::parse_error& e) {
         fatal(format("%s: not valid JSON at byte %zu", what.c_str(), e.byte),
               "the file is damaged or of another kind");
@@ -36,11 +40,26 @@ template <class J> J parse(const std::string& text, const std::string& what) {
 } // namespace
 
 Json json_parse(const std::string& text, const std::string& what) {
-    return parse<Json>(text, what);
+    return parse<Json>(text, what, nullptr);
 }
 
 SortedJson json_parse_sorted(const std::string& text, const std::string& what) {
-    return parse<SortedJson>(text, what);
+    return parse<SortedJson>(text, what, nullptr);
+}
+
+SortedJson json_parse_unique(const std::string& text, const std::string& what) {
+    std::set<std::string> keys;
+    std::string twice;
+    SortedJson json = parse<SortedJson>(
+        text, what, [&](int depth, SortedJson::parse_event_t event, SortedJson& value) {
+            if (depth == 1 && event == SortedJson::parse_event_t::key &&
+                !keys.insert(value.get_ref<const std::string&>()).second)
+                twice = value.get<std::string>();
+            return true;
+        });
+    if (!twice.empty())
+        fatal(what + ": \"" + twice + "\" appears twice", "the file is damaged or of another kind");
+    return json;
 }
 
 std::string json_line(const Json& value) {

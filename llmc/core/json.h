@@ -11,6 +11,8 @@ using SortedJson = nlohmann::json;
 // Parses `text`; a syntax error is fatal() and names `what` (file and line) and the byte offset.
 Json json_parse(const std::string& text, const std::string& what);
 SortedJson json_parse_sorted(const std::string& text, const std::string& what);
+// The same where every key of the outer object must be there once; a second one is fatal().
+SortedJson json_parse_unique(const std::string& text, const std::string& what);
 
 // One line of a JSONL file, with its newline. Sampled bytes need not be UTF-8: what is not is
 // replaced by U+FFFD.

@@ -42,3 +42,22 @@ int64_t Rng::below(int64_t n) {
         if (draw < limit) return int64_t(draw % uint64_t(n));
     }
 }
+
+Permutation::Permutation(int64_t size, uint64_t key) : size_(size), key_(key) {
+    while (int64_t(1) << 2 * half_bits_ < size) half_bits_++;
+}
+
+int64_t Permutation::operator()(int64_t index) const {
+    const uint64_t mask = (uint64_t(1) << half_bits_) - 1;
+    uint64_t at = uint64_t(index);
+    do {
+        uint64_t left = at >> half_bits_, right = at & mask;
+        for (uint64_t round = 0; round < 6; round++) {
+            const uint64_t next = left ^ (mix(key_ + round, right) & mask);
+            left = right;
+            right = next;
+        }
+        at = left << half_bits_ | right;
+    } while (at >= uint64_t(size_)); // ends: the network's cycle through `index` comes back inside
+    return int64_t(at);
+}

@@ -24,3 +24,18 @@ struct Rng {
     int64_t between(int64_t lo, int64_t hi) { return lo + below(hi - lo + 1); } // both inclusive
     bool chance(double p) { return uniform() < p; }
 };
+
+// A bijection of 0 .. size-1 without a pattern, computed one index at a time: the order of any
+// number of documents in no memory, and the same whenever it is asked. A Feistel network of six
+// rounds over the next even power of two; what falls outside is sent through again.
+class Permutation {
+  public:
+    Permutation(int64_t size, uint64_t key); // size >= 1
+    int64_t operator()(int64_t index) const; // 0 <= index < size
+    int64_t size() const { return size_; }
+
+  private:
+    int64_t size_;
+    uint64_t key_;
+    int half_bits_ = 1;
+};

@@ -4,8 +4,13 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 namespace {
+struct Half {
+    uint16_t bits;
+};
+
 constexpr uint64_t kMaxHeaderBytes = 100'000'000; // the limit of the reference implementation
 
 [[noreturn]] void bad(const std::string& path, const std::string& fault) {
@@ -41,11 +46,12 @@ void SafetensorsFile::parse_header() {
                          (unsigned long long)header_bytes, file_.size()));
     const char* text = reinterpret_cast<const char*>(file_.data() + 8);
     if (header_bytes == 0 || text[0] != '{') bad(path, "the header at byte 8 is not a JSON object");
-    Json header = json_parse(std::string(text, header_bytes), "safetensors: " + path);
-    base_ = file_.data() + 8 + header_bytes;
-    size_t data_bytes = file_.size() - 8 - header_bytes;
+    const SortedJson header =
+        json_parse_unique(std::string(text, header_bytes), "safetensors: " + path + ": header");
+    const size_t data_begin = 8 + header_bytes, data_bytes = file_.size() - data_begin;
+    base_ = file_.data() + data_begin;
 
-    for (auto& [name, fields] : header.items()) {
+    for (const auto& [name, fields] : header.items()) {
         if (name == "__metadata__") continue;
         if (!fields.is_object() || !fields.contains("dtype") || !fields["dtype"].is_string() ||
             !fields.contains("shape") || !fields["shape"].is_array() ||
@@ -56,7 +62,7 @@ void SafetensorsFile::parse_header() {
         entry.name = name;
         entry.dtype = parse_dtype(path, name, fields["dtype"].get<std::string>());
         uint64_t count = 1;
-        for (auto& n : fields["shape"]) {
+        for (const auto& n : fields["shape"]) {
             if (!n.is_number_unsigned()) bad(path, "tensor " + name + ": negative or odd shape");
             uint64_t dim = n.get<uint64_t>();
             if (dim != 0 && count > (uint64_t(1) << 48) / dim)
@@ -64,15 +70,15 @@ void SafetensorsFile::parse_header() {
             count *= dim;
             entry.shape.push_back(int64_t(dim));
         }
-        for (auto& offset : fields["data_offsets"])
+        for (const auto& offset : fields["data_offsets"])
             if (!offset.is_number_unsigned()) bad(path, "tensor " + name + ": bad data_offsets");
         entry.begin = fields["data_offsets"][0].get<uint64_t>();
         entry.end = fields["data_offsets"][1].get<uint64_t>();
         if (entry.begin > entry.end || entry.end > data_bytes ||
             entry.end - entry.begin != count * dtype_bytes(entry.dtype))
-            bad(path, format("tensor %s: bytes [%zu, %zu) do not fit its shape or the %zu data "
-                             "bytes of the file",
-                             name.c_str(), entry.begin, entry.end, data_bytes));
+            bad(path, format("tensor %s: data_offsets [%zu, %zu] do not fit its shape, or the %zu "
+                             "bytes from byte %zu to the end of the file",
+                             name.c_str(), entry.begin, entry.end, data_bytes, data_begin));
         entries_.push_back(std::move(entry));
     }
 
@@ -82,14 +88,16 @@ void SafetensorsFile::parse_header() {
     size_t expected = 0;
     for (size_t i = 0; i < entries_.size(); i++) {
         if (entries_[i].begin != expected)
-            bad(path, format("tensor %s starts at data byte %zu, expected %zu (hole or overlap)",
-                             entries_[i].name.c_str(), entries_[i].begin, expected));
+            bad(path, format("tensor %s starts at byte %zu, expected %zu (hole or overlap)",
+                             entries_[i].name.c_str(), data_begin + entries_[i].begin,
+                             data_begin + expected));
         expected = entries_[i].end;
         if (!index_.emplace(entries_[i].name, i).second)
             bad(path, "tensor " + entries_[i].name + " appears twice");
     }
     if (expected != data_bytes)
-        bad(path, format("tensors end at data byte %zu, the file at %zu", expected, data_bytes));
+        bad(path, format("tensors end at byte %zu, the file at %zu", data_begin + expected,
+                         file_.size()));
 }
 
 const TensorEntry* SafetensorsFile::find(const std::string& name) const {
@@ -103,32 +111,44 @@ const TensorEntry& SafetensorsFile::at(const std::string& name) const {
     return *entry;
 }
 
-void convert_values(const void* in, Dtype in_dtype, void* out, Dtype out_dtype, int64_t count) {
-    auto load = [&](int64_t i) -> double { // memcpy: mapped data may be unaligned
-        const char* at = static_cast<const char*>(in) + i * int64_t(dtype_bytes(in_dtype));
-        auto get = [&](auto value) {
-            std::memcpy(&value, at, sizeof value);
-            return value;
-        };
-        switch (in_dtype) {
-        case Dtype::f64: return get(double());
-        case Dtype::f32: return get(float());
-        case Dtype::bf16: return bf16_to_float(get(uint16_t()));
-        case Dtype::f16: return f16_to_float(get(uint16_t()));
-        case Dtype::i32: return get(int32_t());
-        case Dtype::i64: return double(get(int64_t()));
-        case Dtype::u8: return get(uint8_t());
-        }
-        return 0;
-    };
-    if (in_dtype == out_dtype) {
-        if (count > 0) std::memcpy(out, in, count * dtype_bytes(in_dtype));
-    } else if (out_dtype == Dtype::f32) {
-        for (int64_t i = 0; i < count; i++) static_cast<float*>(out)[i] = float(load(i));
-    } else {
-        require(out_dtype == Dtype::f64, "convert_values: cannot write %s", dtype_name(out_dtype));
-        for (int64_t i = 0; i < count; i++) static_cast<double*>(out)[i] = load(i);
+namespace {
+
+template <class T> T as_number(T value) { return value; }
+float as_number(Half value) { return f16_to_float(value.bits); }
+float as_number(bf16 value) { return bf16_to_float(value.bits); }
+
+template <class Out, class In> void convert_loop(void* out, const void* in, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        In value; // memcpy: mapped data may be unaligned
+        std::memcpy(&value, static_cast<const char*>(in) + i * int64_t(sizeof value), sizeof value);
+        if constexpr (std::is_same_v<Out, bf16>)
+            static_cast<bf16*>(out)[i] = {float_to_bf16(float(as_number(value)))};
+        else static_cast<Out*>(out)[i] = Out(as_number(value));
     }
+}
+
+template <class Out> void convert_from(void* out, const void* in, Dtype in_dtype, int64_t count) {
+    switch (in_dtype) {
+    case Dtype::f64: return convert_loop<Out, double>(out, in, count);
+    case Dtype::f32: return convert_loop<Out, float>(out, in, count);
+    case Dtype::bf16: return convert_loop<Out, bf16>(out, in, count);
+    case Dtype::f16: return convert_loop<Out, Half>(out, in, count);
+    case Dtype::i32: return convert_loop<Out, int32_t>(out, in, count);
+    case Dtype::i64: return convert_loop<Out, int64_t>(out, in, count);
+    case Dtype::u8: return convert_loop<Out, uint8_t>(out, in, count);
+    }
+}
+
+} // namespace
+
+void convert_values(const void* in, Dtype in_dtype, void* out, Dtype out_dtype, int64_t count) {
+    require(out_dtype == Dtype::f32 || out_dtype == Dtype::f64 || out_dtype == Dtype::bf16,
+            "convert_values: cannot write %s", dtype_name(out_dtype));
+    if (in_dtype == out_dtype) {
+        if (count > 0) std::memcpy(out, in, size_t(count) * dtype_bytes(in_dtype));
+    } else if (out_dtype == Dtype::f32) convert_from<float>(out, in, in_dtype, count);
+    else if (out_dtype == Dtype::bf16) convert_from<bf16>(out, in, in_dtype, count);
+    else convert_from<double>(out, in, in_dtype, count);
 }
 
 std::vector<double> SafetensorsFile::read_f64(const std::string& name) const {
@@ -159,19 +179,23 @@ std::vector<int64_t> SafetensorsFile::read_i64(const std::string& name) const {
 
 SafetensorsWriter::SafetensorsWriter(const std::string& path, const std::vector<Spec>& specs)
     : path_(path), file_(path) {
-    Json header;
-    header["__metadata__"]["format"] = "pt"; // transformers refuses metadata without a known format
+    // Written by hand: a checkpoint may have tens of thousands of tensors, and their order counts.
+    std::string text = R"({"__metadata__":{"format":"pt"})"; // transformers wants a known format
     size_t offset = 0;
     for (const Spec& spec : specs) {
         size_t bytes = dtype_bytes(spec.dtype);
-        for (int64_t n : spec.shape) bytes *= size_t(n);
-        header[spec.name] = {{"dtype", dtype_name(spec.dtype)},
-                             {"shape", spec.shape},
-                             {"data_offsets", {offset, offset + bytes}}};
+        std::string shape;
+        for (int64_t n : spec.shape) {
+            bytes *= size_t(n);
+            shape += (shape.empty() ? "" : ",") + std::to_string(n);
+        }
+        text += "," + Json(spec.name).dump() +
+                format(":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%zu,%zu]}",
+                       dtype_name(spec.dtype), shape.c_str(), offset, offset + bytes);
         sizes_.push_back(bytes);
         offset += bytes;
     }
-    std::string text = header.dump();
+    text += "}";
     text.resize((text.size() + 7) / 8 * 8, ' ');
     uint64_t header_bytes = text.size();
     file_.write(&header_bytes, 8);

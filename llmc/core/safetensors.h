@@ -37,7 +37,7 @@ class SafetensorsFile {
     std::map<std::string, size_t> index_;
 };
 
-// Converts `count` stored values to the element type of `out` (f32 or f64).
+// Converts `count` stored values to the element type of `out` (f32, f64 or bf16).
 void convert_values(const void* in, Dtype in_dtype, void* out, Dtype out_dtype, int64_t count);
 
 // Streams tensors to PATH in the order given: the header first, then append() once per tensor.

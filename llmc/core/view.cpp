@@ -88,36 +88,3 @@ std::string shape_text(const View& view) {
         text += (i ? ", " : "") + std::to_string((long long)view.shape[i]);
     return text + ")";
 }
-
-float bf16_to_float(uint16_t bits) {
-    uint32_t word = uint32_t(bits) << 16;
-    float value;
-    std::memcpy(&value, &word, 4);
-    return value;
-}
-
-uint16_t float_to_bf16(float value) {
-    uint32_t word;
-    std::memcpy(&word, &value, 4);
-    if ((word & 0x7fffffffu) > 0x7f800000u) return uint16_t((word >> 16) | 0x40); // quiet the NaN
-    word += 0x7fffu + ((word >> 16) & 1u);
-    return uint16_t(word >> 16);
-}
-
-float f16_to_float(uint16_t bits) {
-    uint32_t sign = uint32_t(bits & 0x8000u) << 16;
-    uint32_t exponent = (bits >> 10) & 0x1fu, mantissa = bits & 0x3ffu;
-    uint32_t word;
-    if (exponent == 0x1f) {
-        word = sign | 0x7f800000u | (mantissa << 13);
-    } else if (exponent != 0) {
-        word = sign | ((exponent + 112) << 23) | (mantissa << 13);
-    } else { // zero or subnormal: mantissa * 2^-24 is exact in fp32
-        float value = float(mantissa) * 0x1p-24f;
-        std::memcpy(&word, &value, 4);
-        word |= sign;
-    }
-    float value;
-    std::memcpy(&value, &word, 4);
-    return value;
-}

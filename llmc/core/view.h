@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 
 enum class Dtype : int { f64, f32, bf16, f16, i32, i64, u8 };
@@ -62,7 +63,32 @@ void write_value(View view, int64_t index, double value);
 
 std::string shape_text(const View& view); // "(4, 16)"
 
-// bf16 and f16 are stored as their 16 bits; rounding is to nearest, ties to even.
-float bf16_to_float(uint16_t bits);
-uint16_t float_to_bf16(float value);
-float f16_to_float(uint16_t bits);
+// bf16 and f16 are stored as their 16 bits; rounding is to nearest, ties to even. Without a branch,
+// so that loops over them become vectors.
+inline float bf16_to_float(uint16_t bits) {
+    const uint32_t word = uint32_t(bits) << 16;
+    float value;
+    std::memcpy(&value, &word, 4);
+    return value;
+}
+
+inline uint16_t float_to_bf16(float value) {
+    uint32_t word;
+    std::memcpy(&word, &value, 4);
+    const bool nan = (word & 0x7fffffffu) > 0x7f800000u;
+    const uint32_t rounded = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;
+    return uint16_t(nan ? (word >> 16) | 0x40 : rounded); // a quiet NaN
+}
+
+inline float f16_to_float(uint16_t bits) {
+    const uint32_t magnitude = uint32_t(bits & 0x7fffu) << 13;
+    float value;
+    std::memcpy(&value, &magnitude, 4);
+    value *= 0x1p112f; // the exponent's bias is 127 - 15 higher; exact, subnormals too
+    uint32_t word;
+    std::memcpy(&word, &value, 4);
+    if ((bits & 0x7c00u) == 0x7c00u) word = magnitude | 0x7f800000u; // infinity, NaN
+    word |= uint32_t(bits & 0x8000u) << 16;
+    std::memcpy(&value, &word, 4);
+    return value;
+}

@@ -8,6 +8,8 @@
 #include "llmc/core/rng.h"
 #include "llmc/data/corpus.h"
 
+#include <algorithm>
+
 namespace {
 
 constexpr int64_t kHeldOutChains = 200;
@@ -119,7 +121,38 @@ void read_choices(const Json& row, const std::string& where, Problem& problem) {
     problem.answer = std::to_string(index);
 }
 
+// A line of data/benchmarks/convert.py.
+void read_converted(const Json& row, const std::string& where, Problem& problem) {
+    auto words = [&](const char* name) {
+        return has_value(row, name) ? list_value(row[name], name, where)
+                                    : std::vector<std::string>();
+    };
+    problem.metric = text_value(row["metric"], "metric", where);
+    if (std::find(kMetrics.begin(), kMetrics.end(), problem.metric) == kMetrics.end())
+        fatal(where + ": no metric \"" + problem.metric + "\"",
+              "convert the file again with this program's data/benchmarks/convert.py");
+    if (has_value(row, "prompt")) problem.prompt = text_value(row["prompt"], "prompt", where);
+    problem.choices = words("choices");
+    problem.prompts = words("prompts");
+    problem.stop = words("stop");
+    const std::vector<std::string> answers = words("answer");
+    if (answers.empty()) return;
+    problem.answer = answers[0];
+    problem.accepted.assign(answers.begin() + 1, answers.end());
+    if (problem.metric != "choices") return;
+    int64_t index = -1;
+    const int64_t count = int64_t(problem.choices.size());
+    if (!parse_integer(problem.answer, &index) || index < 0 || index >= count ||
+        (!problem.prompts.empty() && int64_t(problem.prompts.size()) != count))
+        fatal(where + ": answer \"" + problem.answer + "\" of " + std::to_string(count) +
+                  " choices and " + std::to_string(problem.prompts.size()) + " prompts",
+              "the answer is the index of a choice; prompts are none, or one per choice");
+}
+
 } // namespace
+
+const std::vector<std::string> kMetrics = {"boxed", "lenient", "letter", "phrase",
+                                           "words", "choices", "code"};
 
 Problem parse_problem(const std::string& line, const std::string& where) {
     const Json row = json_parse(line, where);
@@ -128,11 +161,13 @@ Problem parse_problem(const std::string& line, const std::string& where) {
     for (const char* name : kIdFields)
         if (has_value(row, name) && problem.id.empty())
             problem.id = text_value(row[name], name, where);
+    const bool converted = has_value(row, "metric");
+    if (converted) read_converted(row, where, problem);
     for (const char* name : kPromptFields)
         if (has_value(row, name) && problem.prompt.empty())
             problem.prompt = text_value(row[name], name, where);
-    read_choices(row, where, problem);
-    if (problem.choices.empty()) {
+    if (!converted) read_choices(row, where, problem);
+    if (!converted && problem.choices.empty()) {
         read_answer(row, where, problem);
         if (has_value(row, kContextField))
             problem.prompt =

@@ -12,7 +12,18 @@ struct Problem {
     std::string id, prompt, answer;    // the prompt ends where the answer begins
     std::vector<std::string> choices;  // multiple choice: `answer` is the index of the right one
     std::vector<std::string> accepted; // other spellings of the answer
+    // Of problems that data/benchmarks wrote; their prompts are used as they stand.
+    std::string metric = {}; // how an answer is judged, see kMetrics; "" = as the run says
+    std::vector<std::string> prompts = {}; // multiple choice: one prompt per choice
+    std::vector<std::string> stop = {};    // texts that end an answer
 };
+
+// boxed, lenient   the value of the last \boxed{}, or failing that of "Answer:", "####", ...
+// letter, phrase   what stands behind "answer is": its letter, or all of it, as words
+// words            the first line, as words
+// choices          the likeliest choice
+// code             programs, which data/benchmarks/run_code.py judges
+extern const std::vector<std::string> kMetrics;
 
 // The problem of one JSONL line; fatal() names `where` if it has none with an answer.
 Problem parse_problem(const std::string& line, const std::string& where);

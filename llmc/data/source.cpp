@@ -20,9 +20,15 @@ bool ends_with(const std::string& text, const std::string& tail) {
            text.compare(text.size() - tail.size(), tail.size(), tail) == 0;
 }
 
-Document whole_document(const Tokenizer& tokenizer, const std::string& text) {
-    Document document{tokenizer.encode_start(text), false};
+void add_end(Document& document, const Tokenizer& tokenizer) {
     document.tokens.push_back(tokenizer.end_of_text());
+    if (!document.trained.empty()) document.trained.push_back(1);
+}
+
+// The first `prompt_bytes` of the text are context; a token that reaches beyond them is not.
+Document whole_document(const Tokenizer& tokenizer, const std::string& text, size_t prompt_bytes) {
+    Document document = text_document(tokenizer, text, prompt_bytes);
+    add_end(document, tokenizer);
     return document;
 }
 
@@ -44,7 +50,7 @@ class EmbeddedSource : public Source {
             Rng rng(key_, mix(uint64_t(index) * 2 + (split_ == Split::validation), attempt));
             const std::string text = generate(rng);
             if (in_validation(text, val_fraction_) == (split_ == Split::validation))
-                return whole_document(tokenizer_, text);
+                return whole_document(tokenizer_, text, 0);
         }
     }
 
@@ -88,15 +94,56 @@ std::unique_ptr<Source> open_embedded(const std::string& spec, const Tokenizer& 
 // ------------------------------------------------------------------------------------------------
 // files
 
-class MemorySource : public Source {
+// The documents of shards that belong to a split, numbered through: ranges, so that a corpus of
+// any size takes a few numbers.
+class ShardDocuments {
   public:
-    MemorySource(const Tokenizer& tokenizer, Split split, double val_fraction)
+    void add(std::unique_ptr<Shard> shard, Split split, double val_fraction) {
+        const int64_t count = shard->documents();
+        if (!shard->split()) { // each by its hash
+            for (int64_t i = 0; i < count; i++) {
+                const std::vector<int32_t> tokens = shard->document(i).tokens;
+                const std::string bytes(reinterpret_cast<const char*>(tokens.data()),
+                                        tokens.size() * sizeof(int32_t));
+                if (!tokens.empty() &&
+                    in_validation(bytes, val_fraction) == (split == Split::validation))
+                    add_range(shard.get(), i, 1);
+            }
+        } else if (*shard->split() == split) add_range(shard.get(), 0, count);
+        shards_.push_back(std::move(shard));
+    }
+    int64_t size() const { return ranges_.empty() ? 0 : ranges_.back().end; }
+    Document document(int64_t index) const {
+        const auto range = std::upper_bound(ranges_.begin(), ranges_.end(), index,
+                                            [](int64_t i, const Range& r) { return i < r.end; });
+        return range->shard->document(range->last - (range->end - index));
+    }
+
+  private:
+    struct Range {
+        const Shard* shard;
+        int64_t last, end; // documents before `last` of the shard are numbered before `end`
+    };
+    void add_range(const Shard* shard, int64_t first, int64_t count) {
+        if (count == 0) return;
+        if (!ranges_.empty() && ranges_.back().shard == shard && ranges_.back().last == first) {
+            ranges_.back().last += count;
+            ranges_.back().end += count;
+        } else ranges_.push_back({shard, first + count, size() + count});
+    }
+    std::vector<std::unique_ptr<Shard>> shards_;
+    std::vector<Range> ranges_;
+};
+
+class FileSource : public Source {
+  public:
+    FileSource(const Tokenizer& tokenizer, Split split, double val_fraction)
         : tokenizer_(tokenizer), split_(split), val_fraction_(val_fraction) {}
 
     // Text documents are in the split their hash says.
-    void add_document(const std::string& text) {
+    void add_document(const std::string& text, size_t prompt_bytes) {
         if (!text.empty() && in_validation(text, val_fraction_) == (split_ == Split::validation))
-            items_.push_back({store(text), text.size(), 0, -1, true});
+            items_.push_back({store(text), text.size(), 0, prompt_bytes, true});
     }
     // A long text alone: the last val_fraction of it is the validation split.
     void add_text(const std::string& text) {
@@ -111,35 +158,25 @@ class MemorySource : public Source {
             const bool last = stop == text.size();
             const size_t ahead = std::min(kAheadBytes, end - stop);
             const size_t begin = store(text.substr(at, stop - at + ahead));
-            items_.push_back({begin, stop - at, ahead, -1, last});
+            items_.push_back({begin, stop - at, ahead, 0, last});
             at = stop;
         }
     }
-    void add_shard(std::unique_ptr<Shard> shard) {
-        for (int64_t i = 0; i < shard->documents(); i++) {
-            const std::vector<int32_t> tokens = shard->document(i);
-            const std::string bytes(reinterpret_cast<const char*>(tokens.data()),
-                                    tokens.size() * sizeof(int32_t));
-            if (tokens.empty() ||
-                in_validation(bytes, val_fraction_) != (split_ == Split::validation))
-                continue;
-            items_.push_back({size_t(i), 0, 0, int(shards_.size()), true});
-        }
-        shards_.push_back(std::move(shard));
+    void add_shard(const std::string& path) {
+        shards_.add(std::make_unique<Shard>(path, tokenizer_), split_, val_fraction_);
     }
 
-    int64_t size() const override { return int64_t(items_.size()); }
+    int64_t size() const override { return int64_t(items_.size()) + shards_.size(); }
     Document document(int64_t index) const override {
-        const Item& item = items_[index];
-        Document document;
-        if (item.shard >= 0) {
-            document.tokens = shards_[item.shard]->document(int64_t(item.begin));
-            document.tokens.push_back(tokenizer_.end_of_text());
+        if (index >= int64_t(items_.size())) {
+            Document document = shards_.document(index - int64_t(items_.size()));
+            add_end(document, tokenizer_);
             return document;
         }
+        const Item& item = items_[size_t(index)];
         const std::string text = memory_.substr(item.begin, item.bytes);
-        if (item.ends) return whole_document(tokenizer_, text);
-        document = {tokenizer_.encode_start(text), true};
+        if (item.ends) return whole_document(tokenizer_, text, item.prompt_bytes);
+        Document document{tokenizer_.encode_start(text), {}, true};
         const std::string ahead = memory_.substr(item.begin + item.bytes, item.ahead);
         const std::vector<int32_t> next = tokenizer_.encode(ahead);
         if (!next.empty()) document.tokens.push_back(next.front());
@@ -148,9 +185,9 @@ class MemorySource : public Source {
 
   private:
     struct Item {
-        size_t begin, bytes; // in memory_, or the document of a shard
+        size_t begin, bytes; // in memory_
         size_t ahead;        // bytes behind them
-        int shard;
+        size_t prompt_bytes;
         bool ends;
     };
     size_t store(const std::string& text) {
@@ -162,25 +199,26 @@ class MemorySource : public Source {
     double val_fraction_;
     std::string memory_;
     std::vector<Item> items_;
-    std::vector<std::unique_ptr<Shard>> shards_;
+    ShardDocuments shards_;
 };
 
-void add_file(MemorySource& source, const std::string& path, bool alone, int vocab) {
+void add_file(FileSource& source, const std::string& path, bool alone) {
     if (ends_with(path, ".shard")) {
-        source.add_shard(std::make_unique<Shard>(path, vocab));
+        source.add_shard(path);
         return;
     }
     const std::string text = read_file(path);
     if (!ends_with(path, ".jsonl")) {
         if (alone || text.size() > kLongText) source.add_text(text);
-        else source.add_document(text);
+        else source.add_document(text, 0);
         return;
     }
     int line_number = 0;
     for (const std::string& line : split_text(text, '\n')) {
         line_number++;
         if (trim_text(line).empty()) continue;
-        source.add_document(parse_jsonl_row(line, format("%s:%d", path.c_str(), line_number)).text);
+        const JsonlRow row = parse_jsonl_row(line, format("%s:%d", path.c_str(), line_number));
+        source.add_document(row.text, row.prompt.size());
     }
 }
 
@@ -192,6 +230,18 @@ std::string replace_final(const std::string& answer) {
 }
 
 } // namespace
+
+Document text_document(const Tokenizer& tokenizer, const std::string& text, size_t prompt_bytes) {
+    Document document{tokenizer.encode_start(text), {}, false};
+    if (prompt_bytes == 0) return document;
+    const size_t start = tokenizer.encode_start("").size(); // what stands before every text
+    size_t bytes = 0;
+    for (size_t t = 0; t < document.tokens.size(); t++) {
+        if (t >= start) bytes += tokenizer.decode({document.tokens[t]}, Specials::keep).size();
+        document.trained.push_back(bytes > prompt_bytes);
+    }
+    return document;
+}
 
 bool in_validation(const std::string& text, double fraction) {
     return double(hash64(text.data(), text.size()) >> 11) * 0x1p-53 < fraction;
@@ -234,13 +284,13 @@ std::unique_ptr<Source> open_source(const std::string& spec, const Tokenizer& to
     if (!path_exists(spec))
         fatal("data: no file or folder " + spec,
               "give a .txt, .jsonl or .shard file, a folder of them, or embedded:arithmetic");
-    auto source = std::make_unique<MemorySource>(tokenizer, split, val_fraction);
+    auto source = std::make_unique<FileSource>(tokenizer, split, val_fraction);
     if (!is_directory(spec)) {
-        add_file(*source, spec, true, tokenizer.vocab_size());
+        add_file(*source, spec, true);
     } else {
         for (const std::string& name : list_directory(spec))
             if (ends_with(name, ".txt") || ends_with(name, ".jsonl") || ends_with(name, ".shard"))
-                add_file(*source, spec + "/" + name, false, tokenizer.vocab_size());
+                add_file(*source, spec + "/" + name, false);
     }
     if (source->size() == 0)
         fatal("data: " + spec + " has no " + (split == Split::train ? "training" : "validation") +

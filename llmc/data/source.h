@@ -7,21 +7,15 @@
 //   FOLDER       every .txt file one document, every .jsonl file its lines, every .shard file its
 //                documents
 //   FILE.jsonl   one object per line: "text", or "question"/"prompt" with "answer"
-//   FILE.shard   tokens (shard.h)
+//   FILE.shard   tokens (shard.h); a shard made for one split is in that split only
 #pragma once
+#include "llmc/data/document.h"
 #include "llmc/data/tokenizer.h"
 
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
-
-enum class Split { train, validation };
-
-struct Document {
-    std::vector<int32_t> tokens;
-    bool continues = false; // a piece: its last token is only a target, and no end of text follows
-};
 
 class Source {
   public:
@@ -36,9 +30,13 @@ std::unique_ptr<Source> open_source(const std::string& spec, const Tokenizer& to
 
 // A document or problem of one JSONL line; `where` names it in messages.
 struct JsonlRow {
-    std::string text, prompt, answer, id; // text = prompt + answer where the row is a problem
+    std::string text, prompt, answer, id; // text = prompt + worked answer where it is a problem
 };
 JsonlRow parse_jsonl_row(const std::string& line, const std::string& where);
+
+// The tokens of a whole text, no end of text behind them. Its first `prompt_bytes` are context
+// only; a token that reaches beyond them is a target.
+Document text_document(const Tokenizer& tokenizer, const std::string& text, size_t prompt_bytes);
 
 // True for the share `fraction` of all texts, by their hash: equal texts fall on the same side.
 bool in_validation(const std::string& text, double fraction);

@@ -5,51 +5,71 @@
 #include "llmc/core/recipe.h"
 #include "llmc/core/rng.h"
 
-#include <numeric>
+#include "llmc/core/safetensors.h"
+#include "llmc/ops/loss.h"
+
+void write_rows(const std::string& path, const std::vector<PackedRows>& units) {
+    using Member = std::vector<int32_t> PackedRows::*;
+    const std::pair<const char*, Member> members[] = {{"tokens", &PackedRows::tokens},
+                                                      {"targets", &PackedRows::targets},
+                                                      {"positions", &PackedRows::positions},
+                                                      {"doc_start", &PackedRows::doc_start}};
+    int64_t rows = 0;
+    for (const PackedRows& unit : units) rows += int64_t(unit.tokens.size());
+    std::vector<SafetensorsWriter::Spec> specs;
+    for (const auto& [name, member] : members) specs.push_back({name, Dtype::i32, {rows}});
+    SafetensorsWriter writer(path, specs);
+    for (const auto& [name, member] : members) {
+        std::vector<int32_t> all;
+        for (const PackedRows& unit : units) { // doc_start counts from the unit's first row
+            const int32_t shift = member == &PackedRows::doc_start ? int32_t(all.size()) : 0;
+            for (const int32_t value : unit.*member) all.push_back(value + shift);
+        }
+        writer.append(all.data(), all.size() * sizeof(int32_t));
+    }
+    writer.finish();
+}
 
 DataStream::DataStream(const std::string& spec, const StreamOptions& options,
                        const Tokenizer& tokenizer)
     : options_(options), tokenizer_(tokenizer) {
     for (const std::string& item : split_text(spec, ',')) {
-        Part part;
+        Part part{};
+        const std::vector<std::string> words = split_text(item, '*');
+        part.spec = trim_text(words[0]);
         part.weight = 1;
-        part.spec = trim_text(item);
-        const size_t star = part.spec.rfind('*');
-        if (star != std::string::npos) {
-            if (!parse_real(trim_text(part.spec.substr(star + 1)), &part.weight) ||
-                part.weight <= 0)
-                usage_error("data: \"" + item + "\": expected a weight > 0 after *",
-                            "a mixture is SOURCE*WEIGHT,SOURCE*WEIGHT,...");
-            part.spec = trim_text(part.spec.substr(0, star));
-        }
+        if (words.size() > 3 ||
+            (words.size() > 1 &&
+             (!parse_real(trim_text(words[1]), &part.weight) || part.weight <= 0)))
+            usage_error("data: \"" + item + "\": expected a weight > 0 after *",
+                        "a mixture is SOURCE*WEIGHT,SOURCE*WEIGHT*PASSES,...");
+        if (words.size() > 2 &&
+            (!parse_integer(trim_text(words[2]), &part.passes) || part.passes < 1))
+            usage_error("data: \"" + item +
+                            "\": expected a number of passes >= 1 after the second *",
+                        "SOURCE*0.3*4: a share of 0.3, read at most four times");
         if (part.spec.empty())
             usage_error("data: \"" + spec + "\" names no source",
                         "set -data to a file, a folder or embedded:arithmetic");
         part.source = open_source(part.spec, tokenizer, options.split, options.val_fraction,
                                   mix(options.seed, parts_.size()));
+        // What is endless has no passes, and held-out text is scored however little there is.
+        if (part.source->size() == 0 || options.split == Split::validation) part.passes = 0;
         parts_.push_back(std::move(part));
     }
 }
 
-// Files are read in another order every epoch.
-int64_t DataStream::document_index(Part& part, int64_t visit) {
-    const int64_t size = part.source->size();
+// Files are read in another order every epoch, which is a function of the seed and the epoch.
+int64_t DataStream::document_index(size_t part, int64_t visit) const {
+    const int64_t size = parts_[part].source->size();
     if (size == 0) return visit;
-    const int64_t epoch = visit / size;
-    if (part.epoch != epoch) {
-        part.order.resize(size);
-        std::iota(part.order.begin(), part.order.end(), 0);
-        Rng rng(options_.seed, mix(uint64_t(&part - parts_.data()), uint64_t(epoch)));
-        for (int64_t i = size - 1; i > 0; i--)
-            std::swap(part.order[i], part.order[rng.below(i + 1)]);
-        part.epoch = epoch;
-    }
-    return part.order[visit % size];
+    const uint64_t epoch = uint64_t(visit / size);
+    return Permutation(size, mix(options_.seed, mix(part, epoch)))(visit % size);
 }
 
 void DataStream::load_current() {
-    Part& part = parts_[current_];
-    document_ = part.source->document(document_index(part, part.visited - 1));
+    Part& part = parts_[size_t(current_)];
+    document_ = part.source->document(document_index(size_t(current_), part.visited - 1));
     part.barren = document_.tokens.size() < 2 ? part.barren + 1 : 0;
     if (part.source->size() > 0 && part.barren >= part.source->size())
         fatal(format("data: %s: none of its %ld documents has a second token, to be predicted",
@@ -60,8 +80,14 @@ void DataStream::load_current() {
 void DataStream::begin_document() {
     int64_t total = 0;
     double weights = 0, most = -1e300;
-    for (const Part& part : parts_) total += part.tokens, weights += part.weight;
+    // Shares count over the sources that can still be read, from the beginning.
+    for (const Part& part : parts_)
+        if (!part.used_up()) total += part.tokens, weights += part.weight;
+    if (weights == 0)
+        fatal("data: every source was read as often as its recipe allows",
+              "raise or leave out the passes (SOURCE*WEIGHT*PASSES), add a source, or lower steps");
     for (size_t i = 0; i < parts_.size(); i++) { // the part furthest behind its share
+        if (parts_[i].used_up()) continue;
         const double behind =
             parts_[i].weight / weights * double(total + 1) - double(parts_[i].tokens);
         if (behind > most) most = behind, current_ = int(i);
@@ -79,7 +105,9 @@ void DataStream::next_rows(int64_t B, PackedRows& rows) {
         while (current_ < 0 || taken_ + 1 >= int64_t(document_.tokens.size())) begin_document();
         if (taken_ == 0 || position == T || n == 0) position = 0;
         rows.tokens[n] = document_.tokens[taken_];
-        rows.targets[n] = document_.tokens[taken_ + 1];
+        const bool target =
+            options_.prompt_loss || document_.trained.empty() || document_.trained[taken_ + 1];
+        rows.targets[n] = target ? document_.tokens[taken_ + 1] : kIgnoredTarget;
         rows.positions[n] = int32_t(options_.doc_mask ? position : n % T);
         rows.doc_start[n] = int32_t(options_.doc_mask ? n - position : n - n % T);
         position++;

@@ -17,17 +17,24 @@ struct PackedRows {
     std::vector<int32_t> tokens, targets, positions, doc_start; // (B*T)
 };
 
+// Writes a batch, to see what a model is fed, or to feed another one the same: PATH is a
+// safetensors file of tokens, targets (-100 = none), positions and doc_start, (rows) i32 each.
+void write_rows(const std::string& path, const std::vector<PackedRows>& units);
+
 struct StreamOptions {
     int64_t context; // T
     bool doc_mask;
     uint64_t seed;
     Split split;
     double val_fraction;
+    bool prompt_loss; // prompts are targets too
 };
 
 class DataStream {
   public:
-    // spec: SOURCE*WEIGHT,SOURCE*WEIGHT,... ; a weight is a share of tokens, 1 where left out.
+    // spec: SOURCE*WEIGHT*PASSES,... ; a weight is a share of tokens, 1 where left out; PASSES is
+    // how often the source may be read as a whole, without a limit where left out. The share of one
+    // that was goes to the others; fatal() when none is left.
     DataStream(const std::string& spec, const StreamOptions& options, const Tokenizer& tokenizer);
 
     void next_rows(int64_t B, PackedRows& rows);
@@ -40,16 +47,16 @@ class DataStream {
     struct Part {
         std::string spec;
         double weight;
+        int64_t passes; // 0 = no limit
         std::unique_ptr<Source> source;
         int64_t visited = 0; // documents begun, over all epochs
         int64_t tokens = 0;  // taken so far: what the mixture balances
         int64_t barren = 0;  // documents in a row without anything to predict
-        int64_t epoch = -1;  // of `order`
-        std::vector<int32_t> order;
+        bool used_up() const { return passes > 0 && visited >= passes * source->size(); }
     };
     void begin_document();
     void load_current();
-    int64_t document_index(Part& part, int64_t visit);
+    int64_t document_index(size_t part, int64_t visit) const;
 
     StreamOptions options_;
     const Tokenizer& tokenizer_;

@@ -21,6 +21,24 @@ const char* const kEndNames[] = {"<|endoftext|>",
                                  "<\xEF\xBD\x9C"
                                  "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>"};
 
+// What lies beside a tokenizer.json and goes with it, unchanged.
+const char* const kCompanions[] = {"tokenizer_config.json",
+                                   "special_tokens_map.json",
+                                   "added_tokens.json",
+                                   "vocab.json",
+                                   "merges.txt",
+                                   "chat_template.jinja"};
+
+Json tokenizer_config(const std::string& end_of_text) {
+    Json json;
+    json["tokenizer_class"] = "PreTrainedTokenizerFast"; // everything is in tokenizer.json
+    json["bos_token"] = nullptr;
+    json["eos_token"] = end_of_text;
+    json["pad_token"] = end_of_text;
+    json["clean_up_tokenization_spaces"] = false;
+    return json;
+}
+
 Json byte_tokenizer_json() {
     Json vocab = Json::object();
     for (int byte = 0; byte < 256; byte++) vocab[printable_byte(byte)] = byte;
@@ -67,6 +85,9 @@ Tokenizer::Tokenizer(const std::string& path) : Tokenizer() {
     if (text == json_) return;
     path_ = path;
     json_ = std::move(text);
+    const std::string folder = path.substr(0, path.find_last_of('/') + 1);
+    for (const char* name : kCompanions)
+        if (path_exists(folder + name)) companions_[name] = read_file(folder + name);
     auto bpe = std::make_shared<const Bpe>(read_tokenizer_file(json_, path));
     const TokenizerFile& file = bpe->file();
     bytes_ = file.bytes;
@@ -126,7 +147,21 @@ std::string Tokenizer::decode(const std::vector<int32_t>& tokens, Specials speci
     return decode(tokens.data(), tokens.size(), specials);
 }
 
-void Tokenizer::save(const std::string& path) const { write_file_atomic(path, json_); }
+uint64_t Tokenizer::hash() const { return hash64(json_.data(), json_.size()); }
+
+std::map<std::string, uint64_t> Tokenizer::save(const std::string& folder) const {
+    std::map<std::string, std::string> files = companions_;
+    files["tokenizer.json"] = json_;
+    if (!files.count("tokenizer_config.json"))
+        files["tokenizer_config.json"] =
+            tokenizer_config(decode({end_of_text()}, Specials::keep)).dump(2) + "\n";
+    std::map<std::string, uint64_t> hashes;
+    for (const auto& [name, content] : files) {
+        write_file_atomic(folder + "/" + name, content);
+        hashes[name] = hash64(content.data(), content.size());
+    }
+    return hashes;
+}
 
 Tokenizer folder_tokenizer(const std::string& folder) {
     const std::string path = folder + "/tokenizer.json";

@@ -4,6 +4,7 @@
 #include "llmc/core/unicode.h"
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -38,12 +39,17 @@ class Tokenizer {
     }
 
     const std::string& json() const { return json_; } // the tokenizer.json that was read
-    void save(const std::string& path) const;         // writes it unchanged
+    uint64_t hash() const;                            // hash64 of it
+    // Writes tokenizer.json unchanged, and beside it what the tools of that ecosystem want: the
+    // files that lay beside the one that was read (tokenizer_config.json, chat template, ...), or a
+    // tokenizer_config.json that names the end of a text. Returns the hash64 of each by its name.
+    std::map<std::string, uint64_t> save(const std::string& folder) const;
 
   private:
     void append(const std::string& text, std::vector<int32_t>& tokens) const;
 
     std::string json_, path_;
+    std::map<std::string, std::string> companions_; // name -> content
     std::vector<std::string> bytes_;
     std::vector<bool> special_;
     std::vector<int32_t> prefix_, suffix_;

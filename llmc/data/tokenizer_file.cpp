@@ -24,9 +24,9 @@ const char* kByteLevelPattern = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[
 // the byte map
 
 struct ByteMap {
-    std::array<int32_t, 256> code;
-    std::array<int, 324> byte; // of a code, -1 = none
-    ByteMap() {
+    std::array<int32_t, 256> code{};
+    std::array<int, 324> byte{}; // of a code, -1 = none
+    constexpr ByteMap() {
         byte.fill(-1);
         int next = 256;
         for (int b = 0; b < 256; b++) {
@@ -36,7 +36,7 @@ struct ByteMap {
         }
     }
 };
-const ByteMap kByteMap;
+constexpr ByteMap kByteMap; // there before any other global
 
 // The bytes a token stands for; none if one of its characters is not of the map.
 std::optional<std::string> mapped_bytes(const std::string& token) {

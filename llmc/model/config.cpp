@@ -39,18 +39,29 @@ ModelConfig model_preset(const std::string& name) {
     usage_error("model: unknown preset \"" + name + "\"", "the presets are " + all);
 }
 
+// Counts are 64-bit integers: what would overflow them is no model.
+static void check_size(const ModelConfig& c) {
+    const double expert = c.moe() ? double(c.experts) * c.expert_ffn : double(c.ffn);
+    const double block = 2.0 * c.q_width() + 2.0 * c.kv_width() + 3 * expert + c.experts;
+    const double total = double(c.channels) * (double(c.layers) * block + 2.0 * c.vocab);
+    if (total > 1e15)
+        usage_error(format("model: %.1e parameters, expected at most 1e15", total),
+                    "a digit too many in the shape?");
+}
+
 void check_config(const ModelConfig& c) {
     const char* hint = "see -h for the model keys and their ranges";
-    auto positive = [&](const char* name, int value) {
-        if (value < 1) usage_error(format("model: %s = %d, expected >= 1", name, value), hint);
+    auto positive = [&](const char* name, int value, int most) {
+        if (value < 1 || value > most)
+            usage_error(format("model: %s = %d, expected 1 to %d", name, value, most), hint);
     };
-    positive("layers", c.layers);
-    positive("channels", c.channels);
-    positive("heads", c.heads);
-    positive("kv_heads", c.kv_heads);
-    positive("head_dim", c.head_dim);
-    positive("vocab", c.vocab);
-    positive("max_positions", c.max_positions);
+    positive("layers", c.layers, 10'000);
+    positive("channels", c.channels, 1'000'000);
+    positive("heads", c.heads, 10'000);
+    positive("kv_heads", c.kv_heads, 10'000);
+    positive("head_dim", c.head_dim, 10'000);
+    positive("vocab", c.vocab, 10'000'000);
+    positive("max_positions", c.max_positions, 1 << 30);
     if (c.heads % c.kv_heads != 0)
         usage_error(
             format("model: heads = %d is not a multiple of kv_heads = %d", c.heads, c.kv_heads),
@@ -59,15 +70,17 @@ void check_config(const ModelConfig& c) {
         usage_error(format("model: head_dim = %d is odd", c.head_dim),
                     "RoPE rotates pairs of channels");
     if (!c.moe()) {
-        positive("ffn", c.ffn);
-        return;
+        positive("ffn", c.ffn, 1'000'000);
+        return check_size(c);
     }
-    positive("expert_ffn", c.expert_ffn);
-    positive("experts_per_token", c.experts_per_token);
+    positive("experts", c.experts, 100'000);
+    positive("expert_ffn", c.expert_ffn, 1'000'000);
+    positive("experts_per_token", c.experts_per_token, 100'000);
     if (c.experts_per_token > c.experts)
         usage_error(format("model: experts_per_token = %d exceeds experts = %d",
                            c.experts_per_token, c.experts),
                     hint);
+    check_size(c);
 }
 
 ParameterCounts count_parameters(const ModelConfig& c) {
@@ -90,7 +103,7 @@ double forward_flops(const ModelConfig& c) {
     return 2.0 * double(count_parameters(c).active_non_embedding + int64_t(c.vocab) * c.channels);
 }
 
-Json config_to_json(const ModelConfig& c, int end_of_text) {
+Json config_to_json(const ModelConfig& c, int end_of_text, Dtype weights) {
     Json j;
     j["architectures"] = Json::array({c.moe() ? "Glm4MoeForCausalLM" : "Qwen3ForCausalLM"});
     j["model_type"] = c.moe() ? "glm4_moe" : "qwen3";
@@ -110,7 +123,8 @@ Json config_to_json(const ModelConfig& c, int end_of_text) {
     j["attention_bias"] = false;
     j["attention_dropout"] = 0.0;
     j["use_cache"] = true;
-    j["torch_dtype"] = "float32";
+    for (const char* key : {"dtype", "torch_dtype"})
+        j[key] = weights == Dtype::bf16 ? "bfloat16" : "float32";
     j["bos_token_id"] = nullptr;
     if (end_of_text >= 0) j["eos_token_id"] = end_of_text;
     else j["eos_token_id"] = nullptr;
@@ -135,7 +149,7 @@ namespace {
 // Typed access to config.json with one message per fault.
 struct ConfigReader {
     const Json& json;
-    const std::string& path;
+    const std::string path;
 
     [[noreturn]] void fault(const std::string& key, const std::string& expected) const {
         std::string found = json.contains(key) ? json[key].dump() : "nothing";
@@ -165,6 +179,54 @@ struct ConfigReader {
     }
 };
 
+// Keys with one value we can honour; absent or null means that value. An MLP bias, a clipped or
+// capped attention and the like would load without an error and compute something else.
+void check_fixed_keys(const ConfigReader& read, bool moe) {
+    read.want("hidden_act", "silu");
+    for (const char* key : {"attention_bias", "mlp_bias", "use_sliding_window"})
+        read.want(key, false);
+    read.want("attention_dropout", 0.0);
+    read.want("quantization_config", nullptr);
+    if (read.json.contains("layer_types") && read.json["layer_types"].is_array())
+        for (const Json& type : read.json["layer_types"])
+            if (type != "full_attention") read.fault("layer_types", "only \"full_attention\"");
+    if (!moe) return;
+    if (!read.flag("use_qk_norm", false)) read.fault("use_qk_norm", "true");
+    read.want("norm_topk_prob", true);
+    read.want("scoring_func", "sigmoid");
+    read.want("topk_method", "noaux_tc");
+    if (read.real("first_k_dense_replace", 1) != 0) read.fault("first_k_dense_replace", "0");
+    if (read.real("n_shared_experts", 0) != 0) read.fault("n_shared_experts", "0");
+    for (const char* key : {"n_group", "topk_group"})
+        if (read.real(key, 1) != 1) read.fault(key, "1");
+}
+
+// The base of the rotation: rope_parameters of transformers 5, or rope_theta at the top of older
+// files; scaling under either name is refused.
+double read_rope_base(const ConfigReader& read, bool moe) {
+    // GLM rotates half of a head unless told otherwise.
+    double rotated = read.real("partial_rotary_factor", moe ? 0.5 : 1.0);
+    double base = read.real("rope_theta", 1e4);
+    for (const char* key : {"rope_scaling", "rope_parameters"}) {
+        if (!read.json.contains(key) || read.json[key].is_null()) continue;
+        if (!read.json[key].is_object()) read.fault(key, "an object");
+        const ConfigReader rope{read.json[key], read.path + ": " + key};
+        for (const char* type : {"rope_type", "type"}) rope.want(type, "default");
+        for (const char* scale : {"factor", "attention_factor", "mscale"}) rope.want(scale, 1.0);
+        for (const auto& [name, value] : rope.json.items())
+            if (value.is_object()) rope.fault(name, "one rotation for all layers");
+        base = rope.real("rope_theta", base);
+        rotated = rope.real("partial_rotary_factor", rotated);
+    }
+    if (rotated != 1)
+        fatal(read.path + format(": partial_rotary_factor: expected 1.0, found %g", rotated),
+              "a head is rotated as a whole here; GLM's default is half of it");
+    if (!(base > 0))
+        fatal(read.path + format(": rope_theta: expected > 0, found %g", base),
+              "the base of the rotation is 10000 or more");
+    return base;
+}
+
 } // namespace
 
 ModelConfig config_from_json(const Json& json, const std::string& path) {
@@ -174,45 +236,34 @@ ModelConfig config_from_json(const Json& json, const std::string& path) {
         (json["model_type"] != "qwen3" && json["model_type"] != "glm4_moe"))
         read.fault("model_type", "\"qwen3\" or \"glm4_moe\"");
     const bool moe = json["model_type"] == "glm4_moe";
-    read.want("hidden_act", "silu");
-    read.want("attention_bias", false);
-    read.want("use_sliding_window", false);
+    const char* architecture = moe ? "Glm4MoeForCausalLM" : "Qwen3ForCausalLM";
+    read.want("architectures", Json::array({architecture}));
+    check_fixed_keys(read, moe);
     ModelConfig c;
     c.layers = read.integer("num_hidden_layers");
     c.channels = read.integer("hidden_size");
     c.heads = read.integer("num_attention_heads");
     c.kv_heads = read.integer("num_key_value_heads");
-    c.head_dim =
-        json.contains("head_dim") ? read.integer("head_dim") : c.channels / std::max(c.heads, 1);
+    const bool own_width = json.contains("head_dim") && !json["head_dim"].is_null();
+    c.head_dim = own_width ? read.integer("head_dim") : c.channels / std::max(c.heads, 1);
     c.vocab = read.integer("vocab_size");
     c.max_positions = read.integer("max_position_embeddings");
     c.tied = read.flag("tie_word_embeddings", false);
     c.norm_eps = read.real("rms_norm_eps", 1e-6);
-    c.rope_base = read.real("rope_theta", 1e4);
-    if (json.contains("rope_parameters") && json["rope_parameters"].is_object()) {
-        ConfigReader rope{json["rope_parameters"], path};
-        rope.want("rope_type", "default");
-        c.rope_base = rope.real("rope_theta", c.rope_base);
-        if (moe && rope.real("partial_rotary_factor", read.real("partial_rotary_factor", 0.5)) != 1)
-            rope.fault("partial_rotary_factor", "1.0");
-    } else if (moe && read.real("partial_rotary_factor", 0.5) != 1) {
-        read.fault("partial_rotary_factor", "1.0");
-    }
-    if (json.contains("rope_scaling") && !json["rope_scaling"].is_null())
-        read.fault("rope_scaling", "null");
+    if (!(c.norm_eps >= 0 && c.norm_eps < 1)) read.fault("rms_norm_eps", "a number in [0, 1)");
+    c.rope_base = read_rope_base(read, moe);
     if (!moe) {
         c.ffn = read.integer("intermediate_size");
     } else {
-        if (!read.flag("use_qk_norm", false)) read.fault("use_qk_norm", "true");
-        if (!read.flag("norm_topk_prob", true)) read.fault("norm_topk_prob", "true");
-        if (read.real("first_k_dense_replace", 1) != 0) read.fault("first_k_dense_replace", "0");
-        if (read.real("n_shared_experts", 0) != 0) read.fault("n_shared_experts", "0");
-        if (read.real("n_group", 1) != 1) read.fault("n_group", "1");
         c.experts = read.integer("n_routed_experts");
         c.experts_per_token = read.integer("num_experts_per_tok");
         c.expert_ffn = read.integer("moe_intermediate_size");
         c.router_scale = read.real("routed_scaling_factor", 1.0);
     }
-    check_config(c);
+    try {
+        check_config(c);
+    } catch (const UserError& error) {
+        fatal(path + ": " + error.what(), "config.json is damaged, or of another kind of model");
+    }
     return c;
 }

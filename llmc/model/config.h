@@ -1,6 +1,7 @@
 // Model shapes: presets, checks, parameter counts and the Hugging Face config.json.
 #pragma once
 #include "llmc/core/json.h"
+#include "llmc/core/view.h"
 
 #include <cstdint>
 #include <string>
@@ -52,7 +53,9 @@ ParameterCounts count_parameters(const ModelConfig& config);
 double forward_flops(const ModelConfig& config);
 
 // config.json as transformers reads it (Qwen3ForCausalLM or Glm4MoeForCausalLM) and back; `path`
-// names the file in messages. A field this program cannot honour (attention bias, sliding window,
-// softmax router, partial rotation, shared experts, ...) is refused by name.
-Json config_to_json(const ModelConfig& config, int end_of_text);
+// names the file in messages. Both spellings of the rotation (rope_theta, rope_parameters) and of
+// the weights' dtype (torch_dtype, dtype) are written, so that older and newer tools read it. A
+// field this program cannot honour (attention bias, sliding window, softmax router, partial
+// rotation, scaled RoPE, shared experts, ...) is refused by the name of its key.
+Json config_to_json(const ModelConfig& config, int end_of_text, Dtype weights);
 ModelConfig config_from_json(const Json& json, const std::string& path);

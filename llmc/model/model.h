@@ -1,7 +1,7 @@
 // A model: its shape, its weights under their names, its rotation table. What runs over it is
 // train_pass.h (forward and backward of packed rows) and decode_pass.h (rows over a KV cache).
 #pragma once
-#include "llmc/model/params.h"
+#include "llmc/model/weight_files.h"
 
 #include <memory>
 
@@ -29,11 +29,8 @@ struct Model {
     uint64_t version_ = 0;
 };
 
-// Hugging Face directories: config.json + model.safetensors (or model.safetensors.index.json and
-// its shards) with per-expert tensor names; values are stored as F32 and read from F64, F32, F16
-// or BF16.
-ModelConfig read_config(const std::string& directory);
+// Weights of a Hugging Face directory (weight_files.h), converted to the model's own dtype.
 void load_weights(Model& model, const std::string& directory);
-// Writes the two files and returns the hash64 of model.safetensors. The caller makes the directory
-// and its atomicity.
-uint64_t save_weights(const Model& model, const std::string& directory, int end_of_text);
+// Writes such a directory; see write_model_files.
+std::map<std::string, uint64_t> save_weights(const Model& model, const std::string& directory,
+                                             int end_of_text, const WeightFormat& format);

@@ -90,12 +90,12 @@ ParamTable::ParamTable(const ModelConfig& c) : layers(c.layers) {
     trained_size = place(params, decayed_size, c, [](ParamKind k) { return k == ParamKind::norm; });
     total_size =
         place(params, trained_size, c, [](ParamKind k) { return k == ParamKind::router_bias; });
+    for (size_t i = 0; i < params.size(); i++) index_.emplace(params[i].name, i);
 }
 
 const Param* ParamTable::find(const std::string& name) const {
-    for (const Param& p : params)
-        if (p.name == name) return &p;
-    return nullptr;
+    const auto it = index_.find(name);
+    return it == index_.end() ? nullptr : &params[it->second];
 }
 
 Span ParamTable::embed_span() const { return {0, block_span(0).begin}; }

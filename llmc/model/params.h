@@ -5,6 +5,7 @@
 #include "llmc/model/config.h"
 
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 enum class ParamKind {
@@ -48,6 +49,9 @@ struct ParamTable {
     int64_t trained_size;                       // elements [0, trained_size) have a gradient
     int64_t total_size;
     int layers;
+
+  private:
+    std::unordered_map<std::string, size_t> index_;
 };
 
 // The tensors one block's ops read (values) or accumulate into (gradients).

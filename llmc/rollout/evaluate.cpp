@@ -2,6 +2,7 @@
 #include "llmc/rollout/evaluate.h"
 
 #include "llmc/core/error.h"
+#include "llmc/core/recipe.h"
 #include "llmc/rollout/estimators.h"
 #include "llmc/rollout/grader.h"
 
@@ -12,6 +13,16 @@
 #include <cstdlib>
 #include <map>
 #include <set>
+
+namespace {
+
+// Equal as words; answers that are none, such as ">" or "a", letter by letter.
+bool same_words(const std::string& gold, const std::string& answer) {
+    const std::string words = plain_words(gold);
+    return words.empty() ? trim_text(gold) == trim_text(answer) : words == plain_words(answer);
+}
+
+} // namespace
 
 std::string plain_words(const std::string& text) {
     std::string words, word;
@@ -39,14 +50,25 @@ Answer grade_completion(const Problem& problem, const Tokenizer& tokenizer, cons
     for (float h : a.completion.entropy) a.entropy += double(h);
     std::vector<std::string> golds = problem.accepted;
     golds.insert(golds.begin(), problem.answer);
-    if (grading.exact) {
-        a.extracted = a.text.substr(0, a.text.find('\n'));
-        for (const std::string& gold : golds)
-            a.right |= plain_words(gold) == plain_words(*a.extracted);
-        a.reason = a.right ? "same words" : "other words";
+    std::string read = a.text;
+    for (const std::string& stop : problem.stop) read = read.substr(0, read.find(stop));
+    const std::string& metric = problem.metric;
+    if (metric == "code") {
+        a.reason = "data/benchmarks/run_code.py judges programs";
         return a;
     }
-    a.extracted = grading.lenient ? extract_lenient(a.text) : extract_boxed(a.text);
+    if (metric.empty() ? grading.exact
+                       : metric == "words" || metric == "phrase" || metric == "letter") {
+        a.extracted = metric == "phrase"   ? extract_phrase(read)
+                      : metric == "letter" ? extract_letter(read)
+                                           : read.substr(0, read.find('\n'));
+        for (const std::string& gold : golds)
+            a.right |= a.extracted && same_words(gold, *a.extracted);
+        a.reason = a.right ? "same words" : a.extracted ? "other words" : "no answer";
+        return a;
+    }
+    const bool lenient = metric.empty() ? grading.lenient : metric == "lenient";
+    a.extracted = lenient ? extract_lenient(read) : extract_boxed(read);
     a.reason = "no answer";
     for (const std::string& gold : golds) {
         if (!a.extracted || a.right || problem.answer.empty()) break;

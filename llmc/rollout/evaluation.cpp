@@ -24,9 +24,14 @@ Outcome outcome_of_line(const Json& line) {
             line.at("tokens").get<int64_t>(), line.at("entropy").get<double>()};
 }
 
-// A choice as it continues its prompt.
+const std::string& prompt_of(const Problem& problem, size_t choice) {
+    return problem.prompts.empty() ? problem.prompt : problem.prompts[choice];
+}
+
+// A choice as it continues its prompt; what was converted says itself where a blank is.
 std::string continuation(const Problem& problem, const std::string& choice) {
-    const bool apart = choice.empty() || std::isspace(static_cast<unsigned char>(choice[0])) ||
+    const bool apart = !problem.metric.empty() || choice.empty() ||
+                       std::isspace(static_cast<unsigned char>(choice[0])) ||
                        std::isspace(static_cast<unsigned char>(problem.prompt.back()));
     return apart ? choice : " " + choice;
 }
@@ -50,7 +55,10 @@ Json Evaluation::fingerprint(const std::string& checkpoint) const {
     for (const Item& item : items_) {
         problems +=
             sets_[item.set].name + "\n" + item.problem->prompt + "\n" + item.problem->answer;
-        for (const std::string& choice : item.problem->choices) problems += "\n" + choice;
+        for (const auto* texts :
+             {&item.problem->choices, &item.problem->prompts, &item.problem->stop})
+            for (const std::string& text : *texts) problems += "\n" + text;
+        problems += item.problem->metric;
     }
     const SampleSettings& s = settings_.sampling;
     return {{"model", checkpoint},
@@ -112,7 +120,7 @@ void Evaluation::choose(SampleLog& log) {
         const Problem& problem = *items_[size_t(i)].problem;
         if (log.has({i, 0})) continue;
         for (size_t c = 0; c < problem.choices.size(); c++) {
-            texts.push_back(tokenizer_.encode_start(problem.prompt +
+            texts.push_back(tokenizer_.encode_start(prompt_of(problem, c) +
                                                     continuation(problem, problem.choices[c])));
             longest = std::max(longest, texts.back().size());
             place.push_back({i, c});
@@ -124,10 +132,10 @@ void Evaluation::choose(SampleLog& log) {
         const int64_t i = place[begin].first;
         const Problem& problem = *items_[size_t(i)].problem;
         end = begin + problem.choices.size();
-        const size_t prompt = tokenizer_.encode_start(problem.prompt).size();
         std::vector<double> sums, normed;
         for (const TokenScores& scores :
              scorer.score({texts.begin() + int64_t(begin), texts.begin() + int64_t(end)}, 1)) {
+            const size_t prompt = tokenizer_.encode_start(prompt_of(problem, sums.size())).size();
             const size_t first = std::min(prompt - 1, scores.logp.size());
             double sum = 0;
             for (size_t t = first; t < scores.logp.size(); t++) sum += scores.logp[t];

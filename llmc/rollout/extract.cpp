@@ -145,3 +145,20 @@ std::optional<std::string> extract_lenient(const std::string& whole) {
     if (auto marked = last_said(plain, low, {"####"})) return marked;
     return last_number(text);
 }
+
+std::optional<std::string> extract_phrase(const std::string& text) {
+    std::string plain = text;
+    std::erase(plain, '*');
+    return last_said(plain, lower_ascii(plain), {"answer is:", "answer is"});
+}
+
+std::optional<std::string> extract_letter(const std::string& text) {
+    const std::optional<std::string> said = extract_phrase(text);
+    auto part_of_word = [&](size_t i) { // of the phrase; beyond its ends nothing is
+        return i < said->size() && std::isalnum(static_cast<unsigned char>((*said)[i])) != 0;
+    };
+    for (size_t i = 0; said && i < said->size(); i++)
+        if ((*said)[i] >= 'A' && (*said)[i] <= 'J' && !part_of_word(i - 1) && !part_of_word(i + 1))
+            return std::string(1, (*said)[i]);
+    return std::nullopt;
+}

@@ -12,6 +12,11 @@ std::optional<std::string> extract_boxed(const std::string& text);
 // "final answer is X", else the last "#### X", else the last number.
 std::optional<std::string> extract_lenient(const std::string& text);
 
+// What stands behind the last "answer is", up to the end of its line; and the letter A to J of it
+// that stands alone: "(C)", "C.", "C".
+std::optional<std::string> extract_phrase(const std::string& text);
+std::optional<std::string> extract_letter(const std::string& text);
+
 struct Verdict {
     bool equal;
     std::string reason; // a few words, for people

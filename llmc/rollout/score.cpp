@@ -2,6 +2,7 @@
 #include "llmc/rollout/score.h"
 
 #include "llmc/core/error.h"
+#include "llmc/core/safetensors.h"
 #include "llmc/device/buffer.h"
 
 #include <algorithm>
@@ -31,9 +32,9 @@ std::vector<TokenScores> Scorer::score(const std::vector<std::vector<int32_t>>& 
     return scores;
 }
 
-void Scorer::score_rows(const std::vector<std::vector<int32_t>>& texts, size_t begin, size_t end,
-                        double temperature, std::vector<TokenScores>& scores) {
-    std::vector<int32_t> tokens, positions, doc_start, targets;
+int64_t Scorer::forward(const std::vector<std::vector<int32_t>>& texts, size_t begin, size_t end,
+                        std::vector<int32_t>& targets) {
+    std::vector<int32_t> tokens, positions, doc_start;
     for (size_t t = begin; t < end; t++) {
         const int32_t start = int32_t(tokens.size());
         for (size_t i = 0; i < texts[t].size(); i++) {
@@ -44,20 +45,28 @@ void Scorer::score_rows(const std::vector<std::vector<int32_t>>& texts, size_t b
         }
     }
     const int64_t N = int64_t(tokens.size());
-    if (N == 0) return;
     require(N <= rows_, "Scorer: %ld rows, room for %ld", long(N), long(rows_));
     auto index = [&](std::vector<int32_t>& values, const char* name) {
         return make_view(values.data(), Dtype::i32, name, N);
     };
-    pass_.forward(
-        {index(tokens, "tokens"), index(positions, "positions"), index(doc_start, "doc_start")},
-        false);
+    if (N > 0)
+        pass_.forward(
+            {index(tokens, "tokens"), index(positions, "positions"), index(doc_start, "doc_start")},
+            false);
+    return N;
+}
+
+void Scorer::score_rows(const std::vector<std::vector<int32_t>>& texts, size_t begin, size_t end,
+                        double temperature, std::vector<TokenScores>& scores) {
+    std::vector<int32_t> targets;
+    const int64_t N = forward(texts, begin, end, targets);
+    if (N == 0) return;
     const Buffer stats(ctx_.dtype(), "stats", N, kLossStats);
     LossShape shape{};
     shape.V = model_.config.vocab;
     shape.k = 1;
     shape.temperature = temperature;
-    pass_.loss_forward(stats.view(), index(targets, "targets"), shape);
+    pass_.loss_forward(stats.view(), make_view(targets.data(), Dtype::i32, "targets", N), shape);
     ctx_.wait();
     int64_t n = 0;
     for (size_t t = begin; t < end; t++)
@@ -66,4 +75,29 @@ void Scorer::score_rows(const std::vector<std::vector<int32_t>>& texts, size_t b
             scores[t].logp.push_back(-read_value(stats.view(), n * kLossStats + kStatCe));
             scores[t].entropy.push_back(read_value(stats.view(), n * kLossStats + kStatEntropy));
         }
+}
+
+void Scorer::write_logits(const std::string& path, const std::vector<std::vector<int32_t>>& texts) {
+    const int64_t V = model_.config.vocab;
+    std::vector<SafetensorsWriter::Spec> specs;
+    for (size_t t = 0; t < texts.size(); t++) {
+        const int64_t T = int64_t(texts[t].size());
+        specs.push_back({format("tokens.%zu", t), Dtype::i32, {T}});
+        specs.push_back({format("logits.%zu", t), Dtype::f32, {T, V}});
+    }
+    SafetensorsWriter writer(path, specs);
+    for (size_t t = 0; t < texts.size(); t++) {
+        std::vector<int32_t> targets;
+        const int64_t T = forward(texts, t, t + 1, targets);
+        const Buffer logits(ctx_.storage(), "logits", T, model_.config.padded_vocab());
+        pass_.logits_forward(logits.view(), 0);
+        std::vector<float> values(size_t(T * V));
+        for (int64_t n = 0; n < T; n++) {
+            const View row = logits.view().slice_rows(n, 1);
+            convert_values(row.data, row.dtype, values.data() + n * V, Dtype::f32, V);
+        }
+        writer.append(texts[t].data(), size_t(T) * sizeof(int32_t));
+        writer.append(values.data(), values.size() * sizeof(float));
+    }
+    writer.finish();
 }

@@ -14,7 +14,14 @@ class Scorer {
     std::vector<TokenScores> score(const std::vector<std::vector<int32_t>>& texts,
                                    double temperature);
 
+    // Every logit of every text, for comparing with other programs: PATH is a safetensors file with
+    // tokens.I (T) and logits.I (T, V) F32 of text I.
+    void write_logits(const std::string& path, const std::vector<std::vector<int32_t>>& texts);
+
   private:
+    // Texts begin..end-1 packed; returns the rows.
+    int64_t forward(const std::vector<std::vector<int32_t>>& texts, size_t begin, size_t end,
+                    std::vector<int32_t>& targets);
     void score_rows(const std::vector<std::vector<int32_t>>& texts, size_t begin, size_t end,
                     double temperature, std::vector<TokenScores>& scores);
     Ctx& ctx_;

@@ -55,7 +55,7 @@ ServedEngines::ServedEngines(Comm& comm, const Ctx& ctx, const Model& model, int
     : comm_(comm), model_(model) {
     if (!comm_.root()) return;
     const std::string build = pack({{"do", "model"},
-                                    {"config", config_to_json(model.config, 0)},
+                                    {"config", config_to_json(model.config, 0, ctx.dtype())},
                                     {"weights", dtype_name(ctx.dtype())},
                                     {"bf16", ctx.bf16},
                                     {"longest", longest}});

@@ -167,13 +167,13 @@ void save_checkpoint(const std::string& run, int64_t step, const Json& state,
     fault_point("checkpoint.moments");
     if (comm.root()) {
         Json whole = state, sums;
-        sums["model.safetensors"] =
-            hash_text(save_weights(parts.model, temporary, parts.tokenizer.end_of_text()));
+        const int end_of_text = parts.tokenizer.end_of_text();
+        std::map<std::string, uint64_t> files =
+            save_weights(parts.model, temporary, end_of_text, {Dtype::f32, 0});
         fault_point("checkpoint.weights");
+        files.merge(parts.tokenizer.save(temporary));
+        for (const auto& [name, hash] : files) sums[name] = hash_text(hash);
         for (int r = 0; r < comm.size(); r++) sums[optimizer_file(r)] = hashes[r];
-        parts.tokenizer.save(temporary + "/tokenizer.json");
-        for (const char* name : {"config.json", "tokenizer.json"})
-            sums[name] = hash_of_file(temporary + "/" + name);
         whole["optimizer_step"] = parts.optimizer.step();
         whole["ranks"] = comm.size();
         whole["checksums"] = sums;

@@ -1,6 +1,7 @@
 // Checkpoints of a run: RUN/ckpt/step_NNNNNNNN, a Hugging Face folder plus our own state.
 //
 //   config.json  model.safetensors  tokenizer.json   what every tool of that ecosystem opens
+//   generation_config.json  tokenizer_config.json
 //   optimizer.rank<R>.safetensors                    rank R's part of Adam's moments, under the
 //                                                    tensors' names
 //   state.json                                       the rest, with the checksums; written last

@@ -18,10 +18,12 @@ void Run::validate(Json& line) {
     const int64_t rows = recipe_.integer("", "val_rows");
     const int64_t at_a_time = rows_at_a_time(recipe_, context, rows);
     const LossShape shape = recipe_loss(recipe_, "pretrain", model_->config.vocab);
+    std::vector<PackedRows> seen;
     StatSums sums;
     for (int64_t done = 0, turn = 0; done < rows; done += at_a_time, turn++) {
         PackedRows packed;
         stream.next_rows(std::min(at_a_time, rows - done), packed);
+        if (recipe_.integer("", "save_batches") > 0 && comm_.root()) seen.push_back(packed);
         if (turn % comm_.size() != comm_.rank()) continue;
         for (const MicroBatch& micro :
              cut_rows(text_rows(std::move(packed)), 0, 1, pass_->rows())) {
@@ -31,6 +33,10 @@ void Run::validate(Json& line) {
             ctx_->wait();
             sums.add(micro, views_.stats, shape, tokenizer_);
         }
+    }
+    if (!seen.empty()) {
+        make_directories(folder_ + "/batches");
+        write_rows(folder_ + "/batches/validation.safetensors", seen);
     }
     sums.all_sum(comm_);
     line["val_ce"] = sums.mean(kStatCe);

@@ -63,7 +63,7 @@ std::vector<std::string> stage_names(const Recipe& recipe) {
     return names;
 }
 
-// A recipe of one's own that says what the model is must say what the checkpoint -from is.
+// A recipe of one's own that says what the model is must say what the checkpoint -init is.
 void check_same_model(const Recipe& recipe, const Tokenizer& tokenizer, const ModelConfig& is) {
     bool said = !recipe.text("", "recipe").empty() && recipe.is_set("", "model");
     for (const Key& key : train_keys().keys)
@@ -84,17 +84,17 @@ void check_same_model(const Recipe& recipe, const Tokenizer& tokenizer, const Mo
     for (const auto& [name, asked, found] : fields)
         if (asked != found)
             fatal(format("the recipe's model has %s = %d, the checkpoint %s has %d", name, asked,
-                         recipe.text("", "from").c_str(), found),
-                  "with -from leave the model's keys out: config.json of the checkpoint has them");
+                         recipe.text("", "init").c_str(), found),
+                  "with -init leave the model's keys out: config.json of the checkpoint has them");
 }
 
 ModelConfig first_config(const Recipe& recipe, const Tokenizer& tokenizer) {
-    const std::string from = recipe.text("", "from");
-    if (from.empty()) return recipe_model(recipe, tokenizer.vocab_size());
-    const ModelConfig config = read_config(from);
+    const std::string init = recipe.text("", "init");
+    if (init.empty()) return recipe_model(recipe, tokenizer.vocab_size());
+    const ModelConfig config = read_config(init);
     check_same_model(recipe, tokenizer, config);
     if (config.vocab < tokenizer.vocab_size())
-        fatal(format("%s: vocabulary %d, the tokenizer has %d", from.c_str(), config.vocab,
+        fatal(format("%s: vocabulary %d, the tokenizer has %d", init.c_str(), config.vocab,
                      tokenizer.vocab_size()),
               "give the checkpoint's own tokenizer.json as -tokenizer");
     return config;
@@ -103,9 +103,9 @@ ModelConfig first_config(const Recipe& recipe, const Tokenizer& tokenizer) {
 } // namespace
 
 Tokenizer recipe_tokenizer(const Recipe& recipe) {
-    const std::string file = recipe.text("", "tokenizer"), from = recipe.text("", "from");
-    if (!file.empty() || from.empty()) return Tokenizer(file);
-    return folder_tokenizer(from);
+    const std::string file = recipe.text("", "tokenizer"), init = recipe.text("", "init");
+    if (!file.empty() || init.empty()) return Tokenizer(file);
+    return folder_tokenizer(init);
 }
 
 RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer, Comm& comm) {

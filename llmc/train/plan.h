@@ -19,7 +19,7 @@ struct RunShape {
 };
 RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer, Comm& comm);
 
-// -tokenizer, else that of the checkpoint -from names, else bytes.
+// -tokenizer, else that of the checkpoint -init names, else bytes.
 Tokenizer recipe_tokenizer(const Recipe& recipe);
 
 // Bytes of one rank, by the arena's segments. Pages count when they are written, so a run stays

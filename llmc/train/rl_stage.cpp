@@ -265,7 +265,7 @@ void RlStage::make_reference(int64_t step) {
     if (!comm_.root()) return;
     remove_all(folder + ".tmp");
     make_directories(folder + ".tmp");
-    save_weights(model_, folder + ".tmp", tokenizer_.end_of_text());
+    save_weights(model_, folder + ".tmp", tokenizer_.end_of_text(), {Dtype::f32, 0});
     remove_all(folder);
     std::filesystem::rename(folder + ".tmp", folder);
     fsync_directory(run_);

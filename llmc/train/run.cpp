@@ -24,7 +24,8 @@ namespace {
 // Keys that do not change what is computed: they may differ between a run and its resumption.
 const std::vector<std::string> kFreeKeys = {
     "recipe",           "name",      "runs",       "stages",    "threads", "keep",
-    "checkpoint_every", "log_every", "stop_after", "recompute", "plan",    "plan_ranks"};
+    "checkpoint_every", "log_every", "stop_after", "recompute", "plan",    "plan_ranks",
+    "save_batches"};
 
 bool is_free_key(const std::string& name) {
     return std::find(kFreeKeys.begin(), kFreeKeys.end(), name) != kFreeKeys.end();
@@ -134,8 +135,8 @@ void Run::start_or_resume() {
         stage_state_ = state.at("stage_state");
         metrics_bytes = state.at("metrics_bytes").get<uint64_t>();
         last_saved_ = position_.global_step;
-    } else if (!recipe_.text("", "from").empty()) {
-        load_weights(*model_, recipe_.text("", "from"));
+    } else if (!recipe_.text("", "init").empty()) {
+        load_weights(*model_, recipe_.text("", "init"));
     } else {
         init_params(model_->weights, model_->table, model_->config,
                     uint64_t(recipe_.integer("", "seed")), recipe_.real("", "init_std"));
@@ -204,7 +205,7 @@ std::unique_ptr<Stage> Run::make_stage(const std::string& name) {
     if (name == "rl")
         return std::make_unique<RlStage>(recipe_, *ctx_, comm_, *model_, tokenizer_, folder_,
                                          make_source());
-    return std::make_unique<TextStage>(recipe_, comm_, name, model_->config, tokenizer_);
+    return std::make_unique<TextStage>(recipe_, comm_, name, model_->config, tokenizer_, folder_);
 }
 
 int Run::train() {

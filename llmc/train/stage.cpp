@@ -34,14 +34,17 @@ int64_t rows_at_a_time(const Recipe& recipe, int64_t context, int64_t rows) {
 }
 
 StreamOptions stream_options(const Recipe& recipe, const std::string& stage, Split split) {
-    return {recipe.integer(stage, "context"), recipe.text(stage, "doc_mask") == "yes",
-            mix(uint64_t(recipe.integer("", "seed")), hash64(stage.data(), stage.size())), split,
-            recipe.real("", "val_fraction")};
+    return {recipe.integer(stage, "context"),
+            recipe.text(stage, "doc_mask") == "yes",
+            mix(uint64_t(recipe.integer("", "seed")), hash64(stage.data(), stage.size())),
+            split,
+            recipe.real("", "val_fraction"),
+            recipe.text(stage, "prompt_loss") == "yes"};
 }
 
 TextStage::TextStage(const Recipe& recipe, const Comm& comm, const std::string& stage,
-                     const ModelConfig& config, const Tokenizer& tokenizer)
-    : Stage(recipe, comm, stage, config),
+                     const ModelConfig& config, const Tokenizer& tokenizer, const std::string& run)
+    : Stage(recipe, comm, stage, config), run_(run),
       stream_(recipe.text(stage, "data"), stream_options(recipe, stage, Split::train), tokenizer),
       batch_rows_(recipe.integer(stage, "batch")), context_(recipe.integer(stage, "context")) {
     micro_rows_ = rows_at_a_time(recipe, context_, batch_rows_);
@@ -50,20 +53,30 @@ TextStage::TextStage(const Recipe& recipe, const Comm& comm, const std::string& 
     if (steps == 0) usage_error("[" + stage + "] has neither steps nor tokens", "set one of them");
 }
 
-void TextStage::next_batch(int64_t, StageBatch& batch) {
+void TextStage::next_batch(int64_t step, StageBatch& batch) {
     batch = StageBatch{};
     batch.rows = batch_rows_ * context_;
     const int64_t units = (batch_rows_ + micro_rows_ - 1) / micro_rows_;
     const bool whole_units = units % comm_.size() == 0; // else each unit is shared out
+    const bool saved = comm_.root() && step < recipe_.integer("", "save_batches");
+    std::vector<PackedRows> seen;
     for (int64_t i = 0; i < units; i++) {
         PackedRows packed;
         stream_.next_rows(std::min(micro_rows_, batch_rows_ - i * micro_rows_), packed);
         for (int32_t target : packed.targets) batch.tokens += target != kIgnoredTarget;
+        if (saved) seen.push_back(packed);
         if (whole_units && i % comm_.size() != comm_.rank()) continue;
         const MicroBatch unit = text_rows(std::move(packed));
         const int parts = whole_units ? 1 : comm_.size(), part = whole_units ? 0 : comm_.rank();
         for (MicroBatch& m : cut_rows(unit, part, parts, int64_t(unit.tokens.size())))
             batch.micro.push_back(std::move(m));
     }
-    for (MicroBatch& m : batch.micro) m.scale.assign(m.tokens.size(), 1.0 / double(batch.tokens));
+    // A batch may have no target at all where prompts are none: it teaches nothing.
+    const double weight = batch.tokens > 0 ? 1.0 / double(batch.tokens) : 0;
+    for (MicroBatch& m : batch.micro) m.scale.assign(m.tokens.size(), weight);
+    if (!saved) return;
+    make_directories(run_ + "/batches");
+    write_rows(format("%s/batches/%s_%08lld.safetensors", run_.c_str(), name.c_str(),
+                      (long long)(step + 1)),
+               seen);
 }

@@ -48,12 +48,13 @@ class Stage {
 class TextStage : public Stage {
   public:
     TextStage(const Recipe& recipe, const Comm& comm, const std::string& name,
-              const ModelConfig& config, const Tokenizer& tokenizer);
+              const ModelConfig& config, const Tokenizer& tokenizer, const std::string& run);
     void next_batch(int64_t step, StageBatch& batch) override;
     Json state() const override { return stream_.state(); }
     void restore(const Json& state) override { stream_.restore(state); }
 
   private:
+    const std::string run_; // folder
     DataStream stream_;
     int64_t batch_rows_, micro_rows_, context_;
 };
