@@ -81,7 +81,7 @@ template <class T> struct Product {
         for (int r = 0; r < kRows; r++) rows[r] = a + (index ? index[i + r] : i + r) * lda;
         const T* b = panels + panel * k * kPanel;
         constexpr int kVectors = kPanels * kPanel / kLanes;
-        Vf total[kRows][kVectors];
+        Vf total[kRows][kVectors] = {};
         for (int64_t begin = 0; begin < k; begin += sum) {
             const int64_t end = std::min(k, begin + sum);
             Vf chain[kRows][kVectors] = {};

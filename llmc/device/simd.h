@@ -7,6 +7,13 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#ifdef __AVX512F__
+#pragma GCC diagnostic push // g++ 12 warns about its own header (PR 105593)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#endif
 
 constexpr int kLanes = 16;
 typedef float Vf __attribute__((vector_size(64)));
@@ -20,9 +27,49 @@ inline Vf load(const float* p) {
     return v;
 }
 inline void store(float* p, Vf v) { std::memcpy(p, &v, sizeof v); }
-inline Vf splat(float x) { return Vf{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
+
+// bf16 in memory, float in registers; rounding is to nearest, ties to even, and NaN stays NaN.
+namespace simd_detail {
+typedef uint16_t Vh __attribute__((vector_size(32)));
+typedef uint32_t Vu __attribute__((vector_size(64)));
+
+inline Vf widen(Vh half) {
+    const Vu bits = __builtin_convertvector(half, Vu) << 16;
+    Vf v;
+    std::memcpy(&v, &bits, sizeof v);
+    return v;
+}
+inline Vh narrow(Vf v) {
+    Vu bits;
+    std::memcpy(&bits, &v, sizeof bits);
+    const Vu rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    bits = v == v ? rounded : (bits >> 16) | 0x40;
+    return __builtin_convertvector(bits, Vh);
+}
+} // namespace simd_detail
+
+#ifdef __AVX512F__
+inline Vf splat(float x) { return _mm512_set1_ps(x); } // Vf{} + x would add a zero first
+inline Vf fused(Vf a, Vf b, Vf c) { return _mm512_fmadd_ps(a, b, c); } // a b + c
+inline __mmask16 first_lanes(int count) { return __mmask16((1u << count) - 1); }
 
 // The first `count` (0..16) lanes from p, the others `fill`.
+inline Vf load_tail(const float* p, int count, float fill) {
+    if (count == kLanes) return load(p);
+    return _mm512_mask_loadu_ps(splat(fill), first_lanes(count), p);
+}
+inline void store_tail(float* p, Vf v, int count) {
+    if (count == kLanes) return store(p, v);
+    _mm512_mask_storeu_ps(p, first_lanes(count), v);
+}
+inline Vf load(const bf16* p) {
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+#else
+inline Vf splat(float x) { return Vf{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
+inline Vf fused(Vf a, Vf b, Vf c) { return a * b + c; } // contracted: -ffp-contract=fast
+
 inline Vf load_tail(const float* p, int count, float fill) {
     if (count == kLanes) return load(p);
     Vf v = splat(fill);
@@ -33,27 +80,27 @@ inline void store_tail(float* p, Vf v, int count) {
     if (count == kLanes) return store(p, v);
     std::memcpy(p, &v, count * sizeof(float));
 }
-
-// bf16 in memory, float in registers; rounding is to nearest, ties to even, and NaN stays NaN.
-namespace simd_detail {
-typedef uint16_t Vh __attribute__((vector_size(32)));
-typedef uint32_t Vu __attribute__((vector_size(64)));
-} // namespace simd_detail
-
 inline Vf load(const bf16* p) {
     simd_detail::Vh half;
     std::memcpy(&half, p, sizeof half);
-    const simd_detail::Vu bits = __builtin_convertvector(half, simd_detail::Vu) << 16;
-    Vf v;
-    std::memcpy(&v, &bits, sizeof v);
-    return v;
+    return simd_detail::widen(half);
+}
+#endif
+
+inline simd_detail::Vh to_bf16(Vf v) {
+#ifdef __AVX512BF16__
+    // The instruction takes subnormal numbers for 0: those go the long way.
+    if (__builtin_expect(_mm512_fpclass_ps_mask(v, 0x20) == 0, 1)) {
+        const __m256bh half = _mm512_cvtneps_pbh(v);
+        simd_detail::Vh out;
+        std::memcpy(&out, &half, sizeof out);
+        return out;
+    }
+#endif
+    return simd_detail::narrow(v);
 }
 inline void store(bf16* p, Vf v) {
-    simd_detail::Vu bits;
-    std::memcpy(&bits, &v, sizeof bits);
-    const simd_detail::Vu rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    bits = v == v ? rounded : (bits >> 16) | 0x40;
-    const simd_detail::Vh half = __builtin_convertvector(bits, simd_detail::Vh);
+    const simd_detail::Vh half = to_bf16(v);
     std::memcpy(p, &half, sizeof half);
 }
 inline Vf load_tail(const bf16* p, int count, float fill) {
@@ -64,9 +111,8 @@ inline Vf load_tail(const bf16* p, int count, float fill) {
 }
 inline void store_tail(bf16* p, Vf v, int count) {
     if (count == kLanes) return store(p, v);
-    bf16 all[kLanes];
-    store(all, v);
-    std::memcpy(p, all, count * sizeof(bf16));
+    const simd_detail::Vh half = to_bf16(v);
+    std::memcpy(p, &half, count * sizeof(bf16));
 }
 
 // Calls body(i, lanes) for vectors i .. i + lanes - 1 of `count` elements.
@@ -128,39 +174,87 @@ template <class Body> void with_real(Dtype x, const Body& body) {
 inline Vf select(Vi mask, Vf yes, Vf no) { return mask ? yes : no; }
 inline Vf max(Vf a, Vf b) { return a > b ? a : b; }
 
-inline float lane_sum(Vf v) { // pairwise: lanes i and i + 8, then 4, 2, 1 apart
+// Lanes as bits: those that are >= bound.
+inline unsigned at_least(Vf v, float bound) {
+#ifdef __AVX512F__
+    return _mm512_cmp_ps_mask(v, splat(bound), _CMP_GE_OQ);
+#else
+    unsigned mask = 0;
+    for (int i = 0; i < kLanes; i++) mask |= unsigned(v[i] >= bound) << i;
+    return mask;
+#endif
+}
+// Writes the lanes of `mask` one after the other, 16 values at most, and returns their number;
+// what follows them, up to 16 in all, is overwritten.
+template <class T, class V> int append_lanes(T* out, V v, unsigned mask) {
+    static_assert(sizeof(T) == sizeof(int32_t));
+#ifdef __AVX512F__
+    __m512i lanes;
+    std::memcpy(&lanes, &v, sizeof lanes);
+    lanes = _mm512_maskz_compress_epi32(__mmask16(mask), lanes);
+    std::memcpy(out, &lanes, sizeof lanes);
+    return __builtin_popcount(mask);
+#else
+    int count = 0;
+    for (int i = 0; i < kLanes; i++)
+        if (mask >> i & 1) out[count++] = v[i];
+    return count;
+#endif
+}
+
+// Pairwise: lanes i and i + 8, then 4, 2, 1 apart. The largest may drop a NaN lane: callers detect
+// NaN in their sums.
+#ifdef __AVX512F__
+inline float lane_sum(Vf v) { return _mm512_reduce_add_ps(v); }
+inline float lane_max(Vf v) { return _mm512_reduce_max_ps(v); }
+#else
+inline float lane_sum(Vf v) {
     float s[kLanes];
     store(s, v);
     for (int width = 8; width > 0; width /= 2)
         for (int i = 0; i < width; i++) s[i] += s[i + width];
     return s[0];
 }
-inline float lane_max(Vf v) { // a NaN lane may be dropped: callers detect NaN in their sums
+inline float lane_max(Vf v) {
     float s[kLanes];
     store(s, v);
     float m = s[0];
     for (int i = 1; i < kLanes; i++) m = s[i] > m ? s[i] : m;
     return m;
 }
+#endif
 
-// e^x, relative error below 1.2e-7; 0 below -87.3 (no subnormals), +inf above 88.7, NaN for NaN.
+// e^x, relative error below 1.3e-7; 0 below -87.33 (no subnormals), +inf above 88.72, NaN for NaN.
 // Cody-Waite: x = n ln2 + r, |r| <= ln2/2, then a degree-6 polynomial and a shift of the exponent.
+inline Vf exp_polynomial(Vf r) {
+    Vf p = splat(1.9875691500e-4f);
+    p = fused(p, r, splat(1.3981999507e-3f));
+    p = fused(p, r, splat(8.3334519073e-3f));
+    p = fused(p, r, splat(4.1665795894e-2f));
+    p = fused(p, r, splat(1.6666665459e-1f));
+    p = fused(p, r, splat(5.0000001201e-1f));
+    return fused(p, r * r, r) + 1.0f;
+}
+constexpr float kLog2E = 1.44269504088896341f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
+
+#ifdef __AVX512F__
+inline Vf exp(Vf x) {
+    const Vf bounded = _mm512_min_ps(splat(89.0f), x); // of two operands NaN is the second
+    const Vf n = _mm512_roundscale_ps(bounded * kLog2E, _MM_FROUND_TO_NEAREST_INT);
+    Vf r = _mm512_fnmadd_ps(n, splat(kLn2High), bounded);
+    r = _mm512_fnmadd_ps(n, splat(kLn2Low), r);
+    const __mmask16 counts = _mm512_cmp_ps_mask(x, splat(-87.33f), _CMP_NLT_UQ); // or NaN
+    return _mm512_maskz_scalef_ps(counts, exp_polynomial(r), n);
+}
+#else
 inline Vf exp(Vf x) {
     const Vf lowest = splat(-87.33f), highest = splat(88.72f);
     Vf clamped = x < lowest ? lowest : x;
     clamped = clamped > highest ? highest : clamped;
     const float magic = 0x1.8p23f; // adding it rounds to an integer in the low mantissa bits
-    Vf shifted = clamped * 1.44269504088896341f + magic;
-    Vf n = shifted - magic;
-    Vf r = clamped - n * 0.693359375f;
-    r = r - n * -2.12194440e-4f;
-    Vf p = splat(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.0f;
+    const Vf shifted = clamped * kLog2E + magic;
+    const Vf n = shifted - magic;
+    Vf p = exp_polynomial(clamped - n * kLn2High - n * kLn2Low);
     Vi bits, exponent;
     std::memcpy(&bits, &p, sizeof bits);
     std::memcpy(&exponent, &shifted, sizeof exponent);
@@ -178,3 +272,4 @@ inline Vf exp(Vf x) {
     scaled = x > highest ? splat(std::numeric_limits<float>::infinity()) : scaled;
     return x == x ? scaled : x;
 }
+#endif

@@ -2,9 +2,12 @@
 // shared by attention, the experts' grouped GEMM and the dense GEMM without oneDNN.
 //
 // Every element of C is one chain of fused multiply-adds over k in ascending order, whatever m, n
-// and the position in the tile are: rows never depend on how many rows there are. B is float, or
-// bf16 that is widened as it is read.
+// and the position in the tile are: rows never depend on how many rows there are.
+//
+// Operands in bf16 come as pairs along k (pair.h): k, a_row, a_col and ldb count pairs then. With A
+// in float B may also be bf16 that is widened as it is read.
 #pragma once
+#include "llmc/device/pair.h"
 #include "llmc/device/simd.h"
 
 #include <cstddef>
@@ -19,20 +22,64 @@ constexpr int kTileRows = 2;
 constexpr int kTileColumns = 2 * kLanes; // columns of one packed panel
 
 namespace tile_detail {
+typedef uint32_t Vp __attribute__((vector_size(64))); // 16 pairs
+
+inline Vf load_b(const float* p) { return load(p); }
+inline Vf load_b(const float* p, int count) { return load_tail(p, count, 0.0f); }
+inline Vf load_b(const bf16* p) { return load(p); }
+inline Vf load_b(const bf16* p, int count) { return load_tail(p, count, 0.0f); }
+inline Vf splat_a(const float* p) { return splat(*p); }
+inline Vf multiply_add(Vf sum, Vf a, Vf b) { return fused(a, b, sum); }
+
+inline Vp load_b(const Pair* p) {
+    Vp v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+inline Vp load_b(const Pair* p, int count) {
+    Vp v = {};
+    std::memcpy(&v, p, size_t(count) * sizeof *p);
+    return v;
+}
+inline Vp splat_a(const Pair* p) {
+    uint32_t bits;
+    std::memcpy(&bits, p, sizeof bits);
+    return bits - Vp{};
+}
+#ifdef __AVX512BF16__
+// Products are exact, their sum is rounded as the instruction does: subnormals count as 0.
+inline Vf multiply_add(Vf sum, Vp a, Vp b) {
+    __m512bh x, y;
+    std::memcpy(&x, &a, sizeof x);
+    std::memcpy(&y, &b, sizeof y);
+    return _mm512_dpbf16_ps(sum, x, y);
+}
+#else
+inline Vf multiply_add(Vf sum, Vp a, Vp b) {
+    auto as_float = [](Vp bits) {
+        Vf v;
+        std::memcpy(&v, &bits, sizeof v);
+        return v;
+    };
+    sum = fused(as_float(a & 0xffff0000u), as_float(b & 0xffff0000u), sum);
+    return fused(as_float(a << 16), as_float(b << 16), sum);
+}
+#endif
+
 // rows x (vectors * 16) block of C, a at (row, p) = a[row * a_row + p * a_col].
-template <int kRows, int kVectors, class B>
-inline void block(int k, const float* a, ptrdiff_t a_row, ptrdiff_t a_col, const B* b,
-                  ptrdiff_t ldb, float* c, ptrdiff_t ldc, bool accumulate) {
+template <int kRows, int kVectors, class A, class B>
+inline void block(int k, const A* a, ptrdiff_t a_row, ptrdiff_t a_col, const B* b, ptrdiff_t ldb,
+                  float* c, ptrdiff_t ldc, bool accumulate) {
     Vf sum[kRows][kVectors];
     for (int i = 0; i < kRows; i++)
         for (int j = 0; j < kVectors; j++)
             sum[i][j] = accumulate ? load(c + i * ldc + j * kLanes) : Vf{};
     for (int p = 0; p < k; p++) {
-        Vf row[kVectors];
-        for (int j = 0; j < kVectors; j++) row[j] = load(b + p * ldb + j * kLanes);
+        decltype(load_b(b)) row[kVectors];
+        for (int j = 0; j < kVectors; j++) row[j] = load_b(b + p * ldb + j * kLanes);
         for (int i = 0; i < kRows; i++) {
-            Vf value = splat(a[i * a_row + p * a_col]);
-            for (int j = 0; j < kVectors; j++) sum[i][j] += value * row[j];
+            const auto value = splat_a(a + i * a_row + p * a_col);
+            for (int j = 0; j < kVectors; j++) sum[i][j] = multiply_add(sum[i][j], value, row[j]);
         }
     }
     for (int i = 0; i < kRows; i++)
@@ -40,20 +87,21 @@ inline void block(int k, const float* a, ptrdiff_t a_row, ptrdiff_t a_col, const
 }
 
 // The last n % 16 columns.
-template <class B>
-inline void tail(int k, int n, const float* a, ptrdiff_t a_col, const B* b, ptrdiff_t ldb, float* c,
+template <class A, class B>
+inline void tail(int k, int n, const A* a, ptrdiff_t a_col, const B* b, ptrdiff_t ldb, float* c,
                  bool accumulate) {
     Vf sum = accumulate ? load_tail(c, n, 0.0f) : Vf{};
-    for (int p = 0; p < k; p++) sum += splat(a[p * a_col]) * load_tail(b + p * ldb, n, 0.0f);
+    for (int p = 0; p < k; p++)
+        sum = multiply_add(sum, splat_a(a + p * a_col), load_b(b + p * ldb, n));
     store_tail(c, sum, n);
 }
 
-template <int kRows, class B>
-inline void rows(int n, int k, const float* a, ptrdiff_t a_row, ptrdiff_t a_col, const B* b,
+template <int kRows, class A, class B>
+inline void rows(int n, int k, const A* a, ptrdiff_t a_row, ptrdiff_t a_col, const B* b,
                  ptrdiff_t ldb, float* c, ptrdiff_t ldc, bool accumulate) {
     int j = 0;
-    if constexpr (kRows <=
-                  2) // few rows: more columns at a time, or the multiply-adds wait for each other
+    // Few rows: more columns at a time, or the multiply-adds wait for each other.
+    if constexpr (kRows <= 2)
         for (; j + 4 * kLanes <= n; j += 4 * kLanes)
             block<kRows, 4>(k, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
     for (; j + 2 * kLanes <= n; j += 2 * kLanes)
@@ -69,9 +117,9 @@ inline void rows(int n, int k, const float* a, ptrdiff_t a_row, ptrdiff_t a_col,
 enum class TileStore { overwrite, accumulate };
 
 // A (m, k) with any strides (a_row, a_col), B (k, n) and C (m, n) row-major with ldb, ldc.
-template <class B>
-inline void tile_gemm(int m, int n, int k, const float* a, ptrdiff_t a_row, ptrdiff_t a_col,
-                      const B* b, ptrdiff_t ldb, float* c, ptrdiff_t ldc, TileStore mode) {
+template <class A, class B>
+inline void tile_gemm(int m, int n, int k, const A* a, ptrdiff_t a_row, ptrdiff_t a_col, const B* b,
+                      ptrdiff_t ldb, float* c, ptrdiff_t ldc, TileStore mode) {
     bool accumulate = mode == TileStore::accumulate;
     int i = 0;
     for (; i + kTileRows <= m; i += kTileRows)
@@ -85,4 +133,12 @@ inline void tile_gemm(int m, int n, int k, const float* a, ptrdiff_t a_row, ptrd
     if constexpr (kTileRows > 4) rest(std::integral_constant<int, 4>());
     if constexpr (kTileRows > 2) rest(std::integral_constant<int, 2>());
     rest(std::integral_constant<int, 1>());
+}
+
+// Rows `even` and `odd` side by side, rounded: 16 pairs along the rows.
+inline void store_pairs(Pair* p, Vf even, Vf odd) {
+    typedef simd_detail::Vu Vu;
+    const Vu pairs = __builtin_convertvector(to_bf16(even), Vu) |
+                     (__builtin_convertvector(to_bf16(odd), Vu) << 16);
+    std::memcpy(p, &pairs, sizeof pairs);
 }

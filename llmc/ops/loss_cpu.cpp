@@ -1,8 +1,9 @@
 // The shaped loss on the CPU, rows in parallel. Three passes over a row that stays in cache:
-//   1. maximum and the k-th largest logit    2. sums of e_j, e_j u_j    3. dlogits, in place
-// With a gradient, pass 2 leaves e_j in place of z_j, its sign set where j is in K: pass 3 needs no
-// second exponential and no comparison. Vectors in fp32, sums joined in double every kBlock
-// columns, scalars in double. Contract: loss.h.
+//   1. maximum and the k largest logits    2. sums of e_j, e_j u_j    3. dlogits, in place
+// K, a short list, and the target are taken out of the row before pass 2 and put back after pass 3:
+// neither compares columns, and the tail is a sum of its own, exact however small. Pass 2 leaves
+// e_j in place of z_j: pass 3 needs no second exponential. Vectors in fp32, sums joined in double
+// every kBlock columns, scalars in double. Contract: loss.h.
 #include "llmc/device/parallel.h"
 #include "llmc/device/simd.h"
 #include "llmc/ops/loss.h"
@@ -10,7 +11,6 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstring>
 #include <type_traits>
 
 namespace {
@@ -19,44 +19,13 @@ constexpr int kBlock = 512;         // columns between joins of a sum
 constexpr int kDirectSearch = 1024; // up to here the k-th largest is searched in the row itself
 constexpr int kRowsPerTask = 8;     // rows of one task
 
-// v is in K iff z > threshold, or z == threshold and v <= last.
-struct Head {
-    float max, threshold;
-    int last;
-};
-
-Vi in_head(Vf z, Vi column, const Head& head) {
-    return (z > head.threshold) | ((z == head.threshold) & (column <= head.last));
-}
-
-int lane_count(Vi mask) { // mask lanes are 0 or -1, or sums of such
-    int32_t s[kLanes];
-    std::memcpy(s, &mask, sizeof s);
-    for (int width = kLanes / 2; width > 0; width /= 2)
-        for (int i = 0; i < width; i++) s[i] += s[i + width];
-    return -s[0];
-}
-
-bool any_lane(Vi mask) {
-    int64_t s[kLanes / 2];
-    std::memcpy(s, &mask, sizeof s);
-    int64_t any = 0;
-    for (int64_t pair : s) any |= pair;
-    return any != 0;
-}
-
 int count_at_least(const float* z, int n, float bound) {
-    Vi sum[2] = {};
-    int v = 0;
-    for (; v + 2 * kLanes <= n; v += 2 * kLanes) {
-        sum[0] += load(z + v) >= bound;
-        sum[1] += load(z + v + kLanes) >= bound;
-    }
-    for (; v < n; v += kLanes) {
-        const int count = std::min(kLanes, n - v);
-        sum[0] += (load_tail(z + v, count, -INFINITY) >= bound) & (kLaneIndex < count);
-    }
-    return lane_count(sum[0] + sum[1]);
+    int count = 0;
+    for_vectors(n, [&](int64_t v, int lanes) {
+        count += __builtin_popcount(at_least(load_tail(z + v, lanes, -INFINITY), bound) &
+                                    ((1u << lanes) - 1));
+    });
+    return count;
 }
 
 // Floats in ascending order as integers.
@@ -96,83 +65,85 @@ Bound kth_largest(const float* z, int n, int k, float lowest, float max) {
     return {key_float(lo), above};
 }
 
-// Floats that find_head needs: one maximum per group of columns, then the candidates.
+// One row as floats, and what belongs to it. `z` is where it is computed: the logits themselves, or
+// a copy where X is bf16 or the logits must stay.
+struct Row {
+    float* z;
+    int V;
+    float max = -INFINITY;
+    // K: the columns and their logits; count = V and no list where all are in it.
+    int count = 0;
+    int32_t* columns;
+    float* logits; // then their e_j, 0 for the target's
+};
+
+// Group maxima of find_head, and room for candidates beside them.
 int group_vectors(int k) { return std::max(4, (2 * k + kLanes - 1) / kLanes); }
-int candidate_room(int k) { return group_vectors(k) * kLanes + std::max(2048, 4 * k); }
+int candidate_room(int k) { return std::max(2048, 4 * k) + 2 * kLanes; }
 
-float row_max(const float* z, int V) {
-    Vf largest[2] = {splat(-INFINITY), splat(-INFINITY)};
-    int v = 0;
-    for (; v + 2 * kLanes <= V; v += 2 * kLanes)
-        for (int u = 0; u < 2; u++) largest[u] = max(load(z + v + u * kLanes), largest[u]);
-    for (; v < V; v += kLanes)
-        largest[0] = max(load_tail(z + v, std::min(kLanes, V - v), -INFINITY), largest[0]);
-    return lane_max(max(largest[0], largest[1]));
-}
-
-// Columns are dealt to G >= 2k groups (column mod G) and each group's maximum is taken: the k-th
-// largest of these is reached by k columns at least, so the k-th largest logit is no smaller.
-void group_maxima(const float* z, int V, int vectors, float* groups) {
+// Pass 1. Columns are dealt to G >= 2k groups (column mod G) and each group's maximum is taken: the
+// k-th largest of these is reached by k columns at least, so the k-th largest logit is no smaller.
+// Copies the row to `z` where it is not there already.
+template <class T> void group_maxima(const T* from, Row& row, int vectors, float* groups) {
     const int G = vectors * kLanes;
     std::fill(groups, groups + G, -INFINITY);
-    int begin = 0;
-    for (; begin + G <= V; begin += G)
-        for (int g = 0; g < G; g += kLanes)
-            store(groups + g, max(load(z + begin + g), load(groups + g)));
-    for (int g = 0; begin + g < V; g++) groups[g] = std::max(groups[g], z[begin + g]);
+    for (int begin = 0; begin < row.V; begin += G)
+        for (int g = 0; g < std::min(G, row.V - begin); g += kLanes) {
+            const int v = begin + g, lanes = std::min(kLanes, row.V - v);
+            const Vf logits = load_tail(from + v, lanes, -INFINITY);
+            if (static_cast<const void*>(from) != row.z) store_tail(row.z + v, logits, lanes);
+            store(groups + g, max(logits, load(groups + g)));
+        }
+    for (int g = 0; g < G; g += kLanes) row.max = std::max(row.max, lane_max(load(groups + g)));
 }
 
-// The values >= bound, or -1 if there are more than `room`.
-int collect(const float* z, int V, float bound, float* list, int room) {
+// The columns >= bound and their logits, or -1 if there are more than fit.
+int collect(const Row& row, float bound, int room) {
     int count = 0;
-    for (int begin = 0; begin < V; begin += 4 * kLanes) {
-        const int end = std::min(begin + 4 * kLanes, V);
-        Vi any = {};
-        for (int v = begin; v < end; v += kLanes)
-            any |= load_tail(z + v, std::min(kLanes, end - v), -INFINITY) >= bound;
-        if (!any_lane(any)) continue;
-        if (count + (end - begin) > room) return -1;
-        for (int v = begin; v < end; v++) {
-            list[count] = z[v];
-            count += z[v] >= bound;
-        }
+    for (int v = 0; v < row.V; v += kLanes) {
+        const int lanes = std::min(kLanes, row.V - v);
+        const Vf logits = load_tail(row.z + v, lanes, -INFINITY);
+        const unsigned mask = at_least(logits, bound) & ((1u << lanes) - 1);
+        if (__builtin_expect(mask == 0, 1)) continue;
+        if (count + 2 * kLanes > room) return -1;
+        append_lanes(row.logits + count, logits, mask);
+        count += append_lanes(row.columns + count, kLaneIndex + v, mask);
     }
     return count;
 }
 
-// The index of the m-th column, from 1, that equals `value`.
-int nth_equal(const float* z, int V, float value, int m) {
-    for (int v = 0; v < V; v++)
-        if (z[v] == value && --m == 0) return v;
-    return V; // NaN in the row: everything becomes NaN
+// K: the k largest, equal ones by lower column. list_columns null: the list is the row itself.
+void pick(Row& row, const float* list, const int32_t* list_columns, int n, int k, float lowest) {
+    const Bound bound = kth_largest(list, n, k, lowest, row.max);
+    int equal = bound.above < k ? k - bound.above : k; // of those at the bound
+    row.count = 0;
+    for (int i = 0; i < n && row.count < k; i++) {
+        const float logit = list[i];
+        if (!(logit > bound.value) && !(logit == bound.value && equal-- > 0)) continue;
+        row.columns[row.count] = list_columns ? list_columns[i] : i;
+        row.logits[row.count++] = logit;
+    }
 }
 
-Head find_head(const float* z, int V, int k, float* scratch) {
-    if (k >= V) return {row_max(z, V), -INFINITY, V};
-    if (k == 0) return {row_max(z, V), INFINITY, -1};
-    if (k == 1) { // RL and decoding: the first of the largest
-        const float largest = row_max(z, V);
-        const bool alone = count_at_least(z, V, largest) == 1;
-        return {largest, largest, alone ? V : nth_equal(z, V, largest, 1)};
+template <class T> void find_head(const T* from, Row& row, int k, float* groups) {
+    const int vectors = k < row.V ? group_vectors(k) : 4, G = vectors * kLanes;
+    group_maxima(from, row, vectors, groups);
+    if (k >= row.V) row.count = row.V;
+    if (k >= row.V || k == 0) return;
+    if (k == 1) { // RL and decoding
+        const float* largest = std::find(row.z, row.z + row.V, row.max);
+        if (largest == row.z + row.V) return; // NaN in the row: everything becomes NaN
+        row.columns[0] = int32_t(largest - row.z);
+        row.logits[0] = row.max;
+        row.count = 1;
+        return;
     }
-    const int vectors = group_vectors(k), G = vectors * kLanes;
-    const float* list = z;
-    int count = V;
-    float lowest = -INFINITY;
-    Head head{0, 0, V};
-    if (V > std::max(kDirectSearch, 4 * G)) {
-        group_maxima(z, V, vectors, scratch);
-        head.max = row_max(scratch, G);
-        lowest = kth_largest(scratch, G, k, -INFINITY, head.max).value;
-        const int found = collect(z, V, lowest, scratch + G, candidate_room(k) - G);
-        if (found >= k) list = scratch + G, count = found; // else many equal ones, or NaN
-    } else {
-        head.max = row_max(z, V);
-    }
-    const Bound bound = kth_largest(list, count, k, lowest, head.max);
-    head.threshold = bound.value;
-    if (bound.above < k) head.last = nth_equal(z, V, bound.value, k - bound.above);
-    return head;
+    if (row.V > std::max(kDirectSearch, 4 * G)) {
+        const float lowest = kth_largest(groups, G, k, -INFINITY, row.max).value;
+        const int found = collect(row, lowest, candidate_room(k));
+        if (found >= k) return pick(row, row.logits, row.columns, found, k, lowest);
+    } // else many equal ones, or NaN
+    pick(row, row.z, nullptr, row.V, k, -INFINITY);
 }
 
 struct RowSums {
@@ -181,57 +152,71 @@ struct RowSums {
     double total() const { return head + tail + target_e; }
 };
 
-// kKeep: e_j stays in place of z_j, negative for j in K. The sums have the same bits either way.
+// e_j and the sums over `count` columns; e_j stays in place of z_j where `keep`.
 template <bool kKeep>
-RowSums row_sums(std::conditional_t<kKeep, float, const float>* z, int x, const Head& head,
-                 const LossShape& s) {
-    const float inverse = float(1 / s.temperature), target_u = (z[x] - head.max) * inverse;
-    RowSums total;
-    total.target_u = double(target_u);
-    total.target_e = double(exp(splat(target_u))[0]);
-    for (int begin = 0; begin < s.V; begin += kBlock) {
-        const int end = std::min(begin + kBlock, s.V);
-        Vf outside = {}, inside = {}, weighted = {};
-        for (int v = begin; v < end; v += kLanes) {
-            const int count = std::min(kLanes, end - v);
-            const Vf logit = load_tail(z + v, count, -INFINITY);
-            const Vi column = kLaneIndex + v;
-            const Vf u = (logit - head.max) * inverse;
-            const Vi member = in_head(logit, column, head);
-            Vf e = exp(u);
-            if constexpr (kKeep) store_tail(z + v, select(member, -e, e), count);
-            e = select(column == x, Vf{}, e);
-            inside += select(member, e, Vf{});
-            outside += select(member, Vf{}, e);
-            weighted += select(e > 0.0f, e * u, Vf{}); // -inf logits: 0 * -inf
-        }
-        total.head += double(lane_sum(inside));
-        total.tail += double(lane_sum(outside));
-        total.weighted += double(lane_sum(weighted));
+void sum_columns(float* z, int count, float max_logit, float inverse, double* sum,
+                 double* weighted_sum) {
+    for (int begin = 0; begin < count; begin += kBlock) {
+        Vf total = {}, weighted = {};
+        for_vectors(std::min(kBlock, count - begin), [&](int64_t i, int lanes) {
+            float* at = z + begin + i;
+            const Vf logit = load_tail(at, lanes, -INFINITY);
+            // Bounded, NaN aside: e u is 0 for a logit of -inf.
+            const Vf u = max(splat(-200.0f), (logit - max_logit) * inverse);
+            const Vf e = exp(u);
+            if constexpr (kKeep) store_tail(at, e, lanes);
+            total += e;
+            weighted = fused(e, u, weighted);
+        });
+        *sum += double(lane_sum(total));
+        *weighted_sum += double(lane_sum(weighted));
     }
-    return total;
 }
 
-LossRow row_scalars(const RowSums& sums, const Head& head, const LossShape& s) {
+// Pass 2. K and the target are taken out of the row, so that the tail is a sum of its own; their
+// places hold 0 afterwards.
+template <bool kKeep> RowSums row_sums(Row& row, int x, const LossShape& s) {
+    const float inverse = float(1 / s.temperature), target_u = (row.z[x] - row.max) * inverse;
+    RowSums sums;
+    sums.target_u = double(target_u);
+    sums.target_e = double(exp(splat(target_u))[0]);
+    row.z[x] = -INFINITY;
+    if (row.count == row.V) {
+        sum_columns<kKeep>(row.z, row.V, row.max, inverse, &sums.head, &sums.weighted);
+        return sums;
+    }
+    for (int i = 0; i < row.count; i++) {
+        if (row.columns[i] == x) row.logits[i] = -INFINITY;
+        row.z[row.columns[i]] = -INFINITY;
+    }
+    sum_columns<true>(row.logits, row.count, row.max, inverse, &sums.head, &sums.weighted);
+    sum_columns<kKeep>(row.z, row.V, row.max, inverse, &sums.tail, &sums.weighted);
+    return sums;
+}
+
+LossRow row_scalars(const RowSums& sums, const Row& row, const LossShape& s) {
     const double others = sums.head + sums.tail;
     double rest = sums.target_u == 0 ? others : std::max(others + sums.target_e - 1, 0.0);
     if (std::isnan(others)) rest = others;
-    return loss_row(double(head.max) / s.temperature, sums.target_e, sums.target_u, sums.head,
+    return loss_row(double(row.max) / s.temperature, sums.target_e, sums.target_u, sums.head,
                     sums.tail, rest, sums.weighted, 1e-37, s);
 }
 
-// What row_sums<true> kept -> dlogits.
-void row_backward(float* e, int x, const LossRow& row, double weight, double S,
+// Pass 3: what row_sums<true> kept -> dlogits.
+template <class T>
+void row_backward(T* out, const Row& row, int x, const LossRow& scalars, double weight, double S,
                   const LossShape& s) {
     const double factor = -weight / s.temperature;
-    const Vf head_factor = splat(float(factor * (row.reward - s.lambda_head) / S)); // e_j < 0
-    const Vf tail_factor = splat(float(factor * (s.lambda_tail - row.reward) / S));
-    for (int v = 0; v < s.V; v += kLanes) {
-        const int count = std::min(kLanes, s.V - v);
-        const Vf kept = load_tail(e + v, count, 0.0f);
-        store_tail(e + v, kept * select(kept < 0.0f, head_factor, tail_factor), count);
-    }
-    e[x] = float(factor * row.target_gradient);
+    const float head_factor = float(factor * (s.lambda_head - scalars.reward) / S);
+    const float tail_factor = float(factor * (s.lambda_tail - scalars.reward) / S);
+    auto put = [&](int64_t column, float value) { store_tail(out + column, splat(value), 1); };
+    const bool all = row.count == row.V;
+    const float rest_factor = all ? head_factor : tail_factor;
+    for_vectors(row.V, [&](int64_t v, int lanes) {
+        store_tail(out + v, load_tail(row.z + v, lanes, 0.0f) * rest_factor, lanes);
+    });
+    for (int i = 0; i < row.count && !all; i++) put(row.columns[i], row.logits[i] * head_factor);
+    put(x, float(factor * scalars.target_gradient));
 }
 
 void store_stats(float* stats, const LossRow& row, double ratio) {
@@ -245,44 +230,56 @@ void store_stats(float* stats, const LossRow& row, double ratio) {
     stats[kStatRatio] = float(ratio);
 }
 
-// One row of logits as floats: where it lies, or widened from bf16 and, with a gradient, narrowed
-// back.
-struct Row {
-    View logits;
-    int64_t n;
-    int V;
-    float* room; // V floats where X is bf16
-
-    float* widen() const {
-        if (logits.dtype == Dtype::f32) return at<float>();
-        convert(room, at<bf16>(), V);
-        return room;
-    }
-    void narrow() const {
-        if (logits.dtype == Dtype::bf16) convert(at<bf16>(), room, V);
-    }
-    void zero(int64_t begin, int64_t end) const { // all bits: 0 in either dtype
-        const size_t size = dtype_bytes(logits.dtype);
-        char* row = static_cast<char*>(logits.data) + size_t(n * logits.ld) * size;
-        std::memset(row + size_t(begin) * size, 0, size_t(end - begin) * size);
-    }
-
-  private:
-    template <class T> T* at() const { return const_cast<View&>(logits).as<T>() + n * logits.ld; }
-};
-
-// Calls body(row, scratch) for every row.
+// Calls body(n, row, groups) for every row; row.z is a copy's place where `copies`.
 template <class Body>
-void for_rows(Ctx& ctx, const View& logits, const LossShape& s, const Body& body) {
+void for_rows(Ctx& ctx, const View& logits, const LossShape& s, bool copies, const Body& body) {
+    const int k = std::min(s.k, s.V);
+    const size_t groups = size_t(group_vectors(k)) * kLanes, list = size_t(candidate_room(k));
+    const size_t copy = copies ? size_t(s.V + kLanes) / kLanes * kLanes : 0;
     ScratchFrame frame(ctx.scratch);
-    const size_t candidates = size_t(candidate_room(std::min(s.k, s.V)));
-    const size_t room = candidates + (logits.dtype == Dtype::bf16 ? size_t(s.V) : 0);
+    const size_t room = groups + 2 * list + copy;
     float* memory = ctx.scratch.alloc_of<float>(room * omp_get_max_threads());
     const int64_t N = logits.shape[0];
     parallel_for_dynamic((N + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int thread) {
-        float* scratch = memory + room * thread;
-        for (int64_t n = task * kRowsPerTask; n < std::min(N, (task + 1) * kRowsPerTask); n++)
-            body(Row{logits, n, s.V, scratch + candidates}, scratch);
+        float* free = memory + room * thread;
+        Row row{};
+        row.V = s.V;
+        row.z = free + groups + 2 * list;
+        row.logits = free + groups;
+        row.columns = reinterpret_cast<int32_t*>(row.logits + list);
+        for (int64_t n = task * kRowsPerTask; n < std::min(N, (task + 1) * kRowsPerTask); n++) {
+            Row fresh = row;
+            fresh.max = -INFINITY;
+            body(n, fresh, free);
+        }
+    });
+}
+
+template <class T>
+void rows_forward_backward(Ctx& ctx, View logits, View stats, const View& targets,
+                           const View& scale, const View& old_logp, const LossShape& s) {
+    for_rows(ctx, logits, s, sizeof(T) < sizeof(float), [&](int64_t n, Row& row, float* groups) {
+        float* out = stats.as<float>() + n * stats.ld;
+        T* line = logits.as<T>() + n * logits.ld;
+        const int x = targets.as<int32_t>()[n];
+        auto zero = [&](int64_t begin, int64_t end) { std::fill(line + begin, line + end, T{}); };
+        zero(s.V, logits.shape[1]);
+        if (x == kIgnoredTarget) {
+            std::fill(out, out + kLossStats, 0.0f);
+            return zero(0, s.V);
+        }
+        if constexpr (std::is_same_v<T, float>) row.z = line;
+        find_head(line, row, std::min(s.k, s.V), groups);
+        const RowSums sums = row_sums<true>(row, x, s);
+        const LossRow scalars = row_scalars(sums, row, s);
+        double weight = double(scale.as<float>()[n]), ratio = 1;
+        if (!old_logp.empty()) {
+            ratio = grpo_ratio(double(float(-scalars.ce)), double(old_logp.as<float>()[n]));
+            weight = grpo_weight(weight, ratio, s);
+        }
+        store_stats(out, scalars, ratio);
+        if (weight == 0) return zero(0, s.V);
+        row_backward(line, row, x, scalars, weight, sums.total(), s);
     });
 }
 
@@ -290,40 +287,22 @@ void for_rows(Ctx& ctx, const View& logits, const LossShape& s, const Body& body
 
 void cpu::loss_forward(Ctx& ctx, View stats, const View& logits, const View& targets,
                        const LossShape& s) {
-    for_rows(ctx, logits, s, [&](const Row& logits_row, float* scratch) {
-        const int64_t n = logits_row.n;
+    for_rows(ctx, logits, s, true, [&](int64_t n, Row& row, float* groups) {
         float* out = stats.as<float>() + n * stats.ld;
         const int x = targets.as<int32_t>()[n];
         if (x == kIgnoredTarget) return void(std::fill(out, out + kLossStats, 0.0f));
-        const float* z = logits_row.widen();
-        const Head head = find_head(z, s.V, s.k, scratch);
-        store_stats(out, row_scalars(row_sums<false>(z, x, head, s), head, s), 1);
+        with_real(logits.dtype, [&](auto t) {
+            const auto* line = logits.as<decltype(t)>() + n * logits.ld;
+            find_head(line, row, std::min(s.k, s.V), groups);
+        });
+        const RowSums sums = row_sums<false>(row, x, s);
+        store_stats(out, row_scalars(sums, row, s), 1);
     });
 }
 
 void cpu::loss_forward_backward(Ctx& ctx, View logits, View stats, const View& targets,
                                 const View& scale, const View& old_logp, const LossShape& s) {
-    for_rows(ctx, logits, s, [&](const Row& logits_row, float* scratch) {
-        const int64_t n = logits_row.n;
-        float* out = stats.as<float>() + n * stats.ld;
-        const int x = targets.as<int32_t>()[n];
-        logits_row.zero(s.V, logits.shape[1]);
-        if (x == kIgnoredTarget) {
-            std::fill(out, out + kLossStats, 0.0f);
-            return logits_row.zero(0, s.V);
-        }
-        float* z = logits_row.widen();
-        const Head head = find_head(z, s.V, s.k, scratch);
-        const RowSums sums = row_sums<true>(z, x, head, s);
-        const LossRow row = row_scalars(sums, head, s);
-        double weight = double(scale.as<float>()[n]), ratio = 1;
-        if (!old_logp.empty()) {
-            ratio = grpo_ratio(double(float(-row.ce)), double(old_logp.as<float>()[n]));
-            weight = grpo_weight(weight, ratio, s);
-        }
-        store_stats(out, row, ratio);
-        if (weight == 0) return logits_row.zero(0, s.V);
-        row_backward(z, x, row, weight, sums.total(), s);
-        logits_row.narrow();
+    with_real(logits.dtype, [&](auto t) {
+        rows_forward_backward<decltype(t)>(ctx, logits, stats, targets, scale, old_logp, s);
     });
 }

@@ -3,10 +3,10 @@
 // element is one chain in a fixed order, and a slot's result does not depend on how many the
 // expert has. Contract: moe.h.
 #include "llmc/device/gemm_rows.h"
+#include "llmc/device/operand.h"
 #include "llmc/device/parallel.h"
 #include "llmc/device/simd.h"
 #include "llmc/device/tile.h"
-#include "llmc/device/transpose.h"
 #include "llmc/ops/moe.h"
 
 #include <algorithm>
@@ -15,43 +15,52 @@
 namespace {
 
 constexpr int kPanel = 128; // output columns of one task
-constexpr int kRows = 64;   // slots gathered at a time
+constexpr int kRows = 64;   // slots multiplied at a time
 
 int panels(int64_t width) { return int((width + kPanel - 1) / kPanel); }
 
-// (count, width) rows of `in` by slot, contiguous floats, from column `column` on.
-template <class T>
-void gather(float* out, const View& in, const View& slot_row, int64_t slot, int count,
-            int64_t column, int width) {
-    for (int r = 0; r < count; r++) {
-        const int64_t row = slot_row.empty() ? slot + r : slot_row.as<int32_t>()[slot + r];
-        convert(out + int64_t(r) * width, in.as<T>() + row * in.ld + column, width);
+// Columns of some slots' rows, where they lie or gathered into `room`, (kRows, width).
+template <class T> struct SlotRows {
+    const T* data;
+    int64_t ld;
+    SlotRows(const View& in, const View& slot_row, int64_t slot, int count, int64_t column,
+             int width, T* room)
+        : data(in.as<T>() + slot * in.ld + column), ld(in.ld) {
+        if (slot_row.empty()) return;
+        const int32_t* row = slot_row.as<int32_t>() + slot;
+        for (int r = 0; r < count; r++)
+            std::copy_n(in.as<T>() + row[r] * in.ld + column, width, room + r * width);
+        data = room, ld = width;
     }
-}
+};
 
 template <class T>
 void grouped_forward(Ctx& ctx, View out, const View& inp, const View& slot_row, const View& weight,
                      const View& offsets) {
+    typedef Operand<T> Op;
+    typedef typename Op::X X;
     const int64_t E = weight.shape[0], O = weight.shape[1], C = weight.shape[2];
     const int32_t* begin = offsets.as<int32_t>();
     ScratchFrame frame(ctx.scratch);
-    const int64_t room = C * kPanel + kRows * C + kRows * kPanel;
+    const int64_t terms = Op::terms(C), room = terms * (kPanel + kRows) + kRows * (C + kPanel);
     float* memory = ctx.scratch.alloc_of<float>(room * omp_get_max_threads());
     parallel_for_dynamic(E * panels(O), [&](int64_t task, int thread) {
         const int64_t e = task / panels(O), o0 = task % panels(O) * kPanel;
         const int width = int(std::min<int64_t>(kPanel, O - o0));
         if (begin[e] == begin[e + 1]) return;
-        float *transposed = memory + thread * room, *rows = transposed + C * kPanel;
-        float* tile_room = rows + kRows * C;
-        transpose_tile(transposed, width, weight.as<T>() + (e * O + o0) * C, C, width, int(C),
-                       width);
+        float* free = memory + thread * room;
+        auto take = [&](int64_t count) { return (free += count) - count; };
+        X* panel = reinterpret_cast<X*>(take(terms * kPanel)); // (C, width)
+        X* a_room = reinterpret_cast<X*>(take(terms * kRows));
+        T* rows = reinterpret_cast<T*>(take(C * kRows));
+        float* tile_room = take(kPanel * kRows);
+        Op::transpose(panel, width, weight.as<T>() + (e * O + o0) * C, C, width, int(C), width);
         for (int64_t s = begin[e]; s < begin[e + 1]; s += kRows) {
             const int count = int(std::min<int64_t>(kRows, begin[e + 1] - s));
-            FloatBlock a{rows, C};
-            if (slot_row.empty()) a = float_block(inp.as<T>() + s * inp.ld, inp.ld, count, C, rows);
-            else gather<T>(rows, inp, slot_row, s, count, 0, int(C));
+            const SlotRows<T> x(inp, slot_row, s, count, 0, int(C), rows);
+            const OperandBlock<X> a = Op::by_columns(x.data, x.ld, count, C, a_room);
             const OutBlock<T> tile(out.as<T>() + s * out.ld + o0, out.ld, width, tile_room);
-            tile_gemm(count, width, int(C), a.data, a.ld, 1, transposed, width, tile.data, tile.ld,
+            tile_gemm(count, width, int(terms), a.data, a.ld, 1, panel, width, tile.data, tile.ld,
                       TileStore::overwrite); // (M5)
             tile.store(count, width);
         }
@@ -61,29 +70,39 @@ void grouped_forward(Ctx& ctx, View out, const View& inp, const View& slot_row, 
 template <class T>
 void grouped_backward(Ctx& ctx, View dinp, View dweight, const View& dout, const View& inp,
                       const View& slot_row, const View& weight, const View& offsets) {
+    typedef Operand<T> Op;
+    typedef typename Op::X X;
     const int64_t E = weight.shape[0], O = weight.shape[1], C = weight.shape[2];
     const int32_t* begin = offsets.as<int32_t>();
     ScratchFrame frame(ctx.scratch);
-    const int64_t widened = sizeof(T) < sizeof(float) ? O * (kPanel + kRows) : 0;
-    const int64_t room = 2 * kRows * kPanel + widened;
+    const int64_t terms = Op::terms(O), room = terms * (kPanel + kRows) + kRows * (O + 3 * kPanel);
     float* memory = ctx.scratch.alloc_of<float>(room * omp_get_max_threads());
     parallel_for_dynamic(E * panels(C), [&](int64_t task, int thread) { // (M6)
         const int64_t e = task / panels(C), c0 = task % panels(C) * kPanel;
         const int width = int(std::min<int64_t>(kPanel, C - c0));
         if (begin[e] == begin[e + 1]) return;
-        float *rows = memory + thread * room, *tile_room = rows + kRows * kPanel;
-        float *w_room = tile_room + kRows * kPanel, *d_room = w_room + O * kPanel;
-        const FloatBlock w = float_block(weight.as<T>() + e * O * C + c0, C, O, width, w_room);
+        float* free = memory + thread * room;
+        auto take = [&](int64_t count) { return (free += count) - count; };
+        X* w_room = reinterpret_cast<X*>(take(terms * kPanel));
+        X* a_room = reinterpret_cast<X*>(take(terms * kRows));
+        X *d_room = reinterpret_cast<X*>(take(O * kRows)), // pairs along the slots
+            *x_room = reinterpret_cast<X*>(take(kPanel * kRows));
+        T* rows = reinterpret_cast<T*>(take(kPanel * kRows));
+        float* tile_room = take(kPanel * kRows);
+        const auto w = Op::by_rows(weight.as<T>() + e * O * C + c0, C, O, width, w_room);
         for (int64_t s = begin[e]; s < begin[e + 1]; s += kRows) {
             const int count = int(std::min<int64_t>(kRows, begin[e + 1] - s));
-            const FloatBlock d = float_block(dout.as<T>() + s * dout.ld, dout.ld, count, O, d_room);
+            const T* d = dout.as<T>() + s * dout.ld;
+            const auto a = Op::by_columns(d, dout.ld, count, O, a_room);
             const OutBlock<T> tile(dinp.as<T>() + s * dinp.ld + c0, dinp.ld, width, tile_room);
-            tile_gemm(count, width, int(O), d.data, d.ld, 1, w.data, w.ld, tile.data, tile.ld,
+            tile_gemm(count, width, int(terms), a.data, a.ld, 1, w.data, w.ld, tile.data, tile.ld,
                       TileStore::overwrite);
             tile.store(count, width);
-            gather<T>(rows, inp, slot_row, s, count, c0, width);
-            tile_gemm(int(O), width, count, d.data, 1, d.ld, rows, width,
-                      dweight.as<float>() + e * O * C + c0, C, TileStore::accumulate);
+            const SlotRows<T> x(inp, slot_row, s, count, c0, width, rows);
+            const auto b = Op::by_rows(x.data, x.ld, count, width, x_room);
+            const auto d_slots = Op::by_rows(d, dout.ld, count, O, d_room);
+            tile_gemm(int(O), width, int(Op::terms(count)), d_slots.data, 1, d_slots.ld, b.data,
+                      b.ld, dweight.as<float>() + e * O * C + c0, C, TileStore::accumulate);
         }
     });
 }
