@@ -261,10 +261,8 @@ bool Run::run_stage() {
     return position_.stage == stage_names_.size() || !stopping();
 }
 
-void Run::train_step(Stage& stage) {
-    StageBatch batch;
-    stage.next_batch(position_.step, batch);
-    const OptimizerSettings settings = stage.optimizer(position_.step);
+// Gradients of a step on their way to every rank's own: the sums of all micro-batches.
+StatSums Run::sum_gradients(const Stage& stage, const StageBatch& batch) {
     pass_->zero_grads();
     StatSums sums;
     for (const MicroBatch& micro : batch.micro) {
@@ -289,6 +287,34 @@ void Run::train_step(Stage& stage) {
     sums.all_sum(comm_);
     ctx_->wait();
     if (model_->config.moe()) comm_.all_sum(pass_->expert_counts());
+    return sums;
+}
+
+// Statistics of the routing, and the bias update (M8).
+void Run::balance_experts(const Stage& stage, bool learnt, Json& line) {
+    const ModelConfig& c = model_->config;
+    double worst = 0, mean = 0;
+    int dead = 0;
+    for (int l = 0; l < c.layers && c.moe(); l++) {
+        const View counts = pass_->expert_counts().slice_rows(l, 1);
+        const int32_t* count = counts.as<int32_t>();
+        worst = std::max(worst, max_violation(count, c.experts));
+        mean += max_violation(count, c.experts) / c.layers;
+        dead += int(std::count(count, count + c.experts, 0));
+        if (stage.bias_rate > 0 && learnt)
+            moe_bias_update(*ctx_, model_->weights.block(l).router_bias,
+                            make_view(counts.data, Dtype::i32, "counts", c.experts),
+                            stage.bias_rate);
+    }
+    ctx_->wait();
+    if (c.moe()) line.update({{"max_vio", worst}, {"max_vio_mean", mean}, {"idle_experts", dead}});
+}
+
+void Run::train_step(Stage& stage) {
+    StageBatch batch;
+    stage.next_batch(position_.step, batch);
+    const OptimizerSettings settings = stage.optimizer(position_.step);
+    const StatSums sums = sum_gradients(stage, batch);
     position_.step++;
     position_.global_step++;
     position_.tokens += batch.tokens;
@@ -310,23 +336,7 @@ void Run::train_step(Stage& stage) {
         line["skipped"] = position_.skipped;
     } else {
         bad_in_a_row_ = 0;
-        const ModelConfig& c = model_->config;
-        double worst = 0, mean = 0;
-        int dead = 0;
-        for (int l = 0; l < c.layers && c.moe(); l++) {
-            const View counts = pass_->expert_counts().slice_rows(l, 1);
-            const int32_t* count = counts.as<int32_t>();
-            worst = std::max(worst, max_violation(count, c.experts));
-            mean += max_violation(count, c.experts) / c.layers;
-            dead += int(std::count(count, count + c.experts, 0));
-            if (stage.bias_rate > 0 && batch.tokens > 0)
-                moe_bias_update(*ctx_, model_->weights.block(l).router_bias,
-                                make_view(counts.data, Dtype::i32, "counts", c.experts),
-                                stage.bias_rate);
-        }
-        ctx_->wait();
-        if (c.moe())
-            line.update({{"max_vio", worst}, {"max_vio_mean", mean}, {"idle_experts", dead}});
+        balance_experts(stage, batch.tokens > 0, line);
     }
     line.update(batch.metrics);
     log_->metrics(line);

@@ -37,6 +37,8 @@ class Run {
     std::unique_ptr<Stage> make_stage(const std::string& name);
     bool run_stage(); // false: interrupted
     void train_step(Stage& stage);
+    StatSums sum_gradients(const Stage& stage, const StageBatch& batch);
+    void balance_experts(const Stage& stage, bool learnt, Json& line);
     void save(bool stage_end);
     void evaluate_stage(const std::string& name); // evaluation.cpp
     void validate(Json& line);

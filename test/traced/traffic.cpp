@@ -228,6 +228,8 @@ std::vector<OpRow> paged_rows() {
     return {{"attention paged", "N=4x96 H=8+2 D=128",
              kSequences * cached + double(kSequences * kHeads * D * 4), paged},
             {"kv store", "N=96 H=2 D=128", 2 * cached, store}};
+}
+
 // K different experts for each row, ascending; the slots that follow from them.
 struct Routing {
     View experts, offsets, slot_row, row_slot;
