@@ -2,6 +2,7 @@
 // The shaped loss with entropy, all statistics and the top 100, forward and backward in place,
 // beside one in-place pass (z *= c) over the same logits. Prints milliseconds, a line each: loss,
 // pass.
+#include "llmc/ops/loss.h"
 #include "llmc/core/error.h"
 #include "llmc/core/rng.h"
 #include "llmc/device/buffer.h"
