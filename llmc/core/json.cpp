@@ -35,6 +35,10 @@ J parse(const std::string& text, const std::string& what,
     } catch (const typename J::parse_error& e) {
         fatal(format("%s: not valid JSON at byte %zu", what.c_str(), e.byte),
               "the file is damaged or of another kind");
+    } catch (
+        const typename J::out_of_range& e) { // 1e999; the library ends with the number in quotes
+        fatal(what + ": a number that no double holds: " + e.what(),
+              "the file is damaged or of another kind");
     }
 }
 } // namespace
