@@ -298,7 +298,7 @@ TEST_CASE("evaluate: a problem longer than the model is wrong, the others are an
     Comm comm;
     Problem asked = problems_of("amc23.jsonl")[0], choice = problems_of("choices.jsonl")[0];
     Problem long_asked = asked, long_choice = choice;
-    long_asked.prompt = std::string(1024 - 3, 'x'); // the end of text begins, four tokens answer
+    long_asked.prompt = std::string(1024 - 3, 'x'); // four tokens answer
     long_choice.prompt = std::string(1023, 'x');
     const EvaluationSettings settings = {
         2, 1, {false, false}, {1, 1, 0, 4, {256}, 1, 0}, {4, 16, 0, 0}};
