@@ -22,7 +22,10 @@ namespace {
 
 std::string checkpoint_folder(const Comm& comm, const std::string& folder) {
     if (folder.empty()) usage_error("no model", "-model FOLDER names a checkpoint or a run folder");
-    if (path_exists(folder + "/config.json")) return folder;
+    if (path_exists(folder + "/config.json")) {
+        check_sums(folder);
+        return folder;
+    }
     std::vector<std::string> warnings;
     const std::string newest = newest_checkpoint(folder, &warnings);
     for (const std::string& warning : warnings)

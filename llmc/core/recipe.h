@@ -53,7 +53,7 @@ class Recipe {
 
     // Recipe text that alone repeats the run. Usage error for a value that no recipe can hold.
     std::string resolved() const;
-    std::string usage() const;    // every key with unit, range, present value and help
+    std::string usage() const; // every key with unit, range, present value and help
 
   private:
     struct Value {
