@@ -47,13 +47,13 @@ head -c 900 test/data/numbers.shard >"$work/cut.shard"
 expect 1 'cut.shard: .* do not fit its 900 bytes' "a truncated shard" text_of "$work/cut.shard"
 cp test/data/numbers.shard "$work/flipped.shard"
 printf 'x' | dd of="$work/flipped.shard" bs=1 seek=700 conv=notrunc 2>/dev/null
-expect 1 'flipped.shard: the checksum does not match' "a shard with a flipped byte" text_of "$work/flipped.shard"
-expect 1 'numbers.shard: token 257 is 257, the vocabulary is 257' "a token beyond the vocabulary" \
+expect 1 'flipped.shard: the checksum of bytes 152 to 1352 does not match' "a shard with a flipped byte" text_of "$work/flipped.shard"
+expect 1 'numbers.shard: byte 666: token 257, the vocabulary is 257' "a token beyond the vocabulary" \
     text_of test/data/numbers.shard
 head -c 40 "$work/text.jsonl" >"$work/cut.jsonl"
 expect 1 'cut.jsonl:2' "JSONL that ends in the middle of a line" text_of "$work/cut.jsonl"
-expect 1 'single_tokens.shard: none of its 5 documents' "documents without a token to predict" \
-    text_of test/data/single_tokens.shard
+printf '{"text": ""}\n' >"$work/hollow.jsonl"
+expect 1 'hollow.jsonl:1: expected "text"' "a text without a character" text_of "$work/hollow.jsonl"
 printf '{"question": "no answer"}\n' >"$work/open.jsonl"
 expect 1 'open.jsonl:1' "RL problem without an answer" train -stages rl -rl.steps 1 -rl.data "$work/open.jsonl"
 expect 2 'neither steps nor tokens' "a stage of no length" train -stages pretrain -pretrain.steps 0
