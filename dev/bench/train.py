@@ -97,7 +97,7 @@ class TrainRow:
 
     def ours(self):
         dtype = ["-dtype", self.precision]
-        rss = self.ours_run("ours", ["-from", self.start, "-lr", "1e-3", "-stop_after", str(self.a.steps), *dtype])
+        rss = self.ours_run("ours", ["-init", self.start, "-lr", "1e-3", "-stop_after", str(self.a.steps), *dtype])
         folder = os.path.join(self.work, "ours")
         with open(folder + "/timing.jsonl") as file:
             seconds = [json.loads(line)["ms"] / 1e3 for line in file]
