@@ -72,7 +72,7 @@ golden: $(GOLDEN_OBJECTS) $(LIBRARY)
 bench: $(BUILD)/dev/bench/bench.o $(CASE_OBJECTS) $(LIBRARY)
 	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
 
-$(BUILD)/bench_rollout $(BUILD)/bench_tokenize $(BUILD)/bench_load $(BUILD)/bench_loss: $(BUILD)/bench_%: $(BUILD)/dev/bench/%.o $(LIBRARY)
+$(BUILD)/bench_rollout $(BUILD)/bench_tokenize $(BUILD)/bench_load $(BUILD)/bench_loss $(BUILD)/bench_peak: $(BUILD)/bench_%: $(BUILD)/dev/bench/%.o $(LIBRARY)
 	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
 
 $(BUILD)/tests: $(TEST_OBJECTS) $(LIBRARY)
