@@ -10,7 +10,7 @@ tokenizer=$2
 shift 2
 exec ./train -name real -tokenizer "$tokenizer" -val_fraction 0.05 \
     -pretrain.data "$data/tinyshakespeare.txt*0.5,$data/gsm8k/train.jsonl*0.5" \
-    -midtrain.data "$data/gsm8k/train.jsonl*0.4*10,embedded:chains:flaw=0.15*0.6" \
+    -midtrain.data "$data/gsm8k/train.jsonl*0.25*10,embedded:chains:flaw=0.15*0.75" \
     -rl.data embedded:chains -eval_problems embedded:chains -eval_count 100 -eval_new_tokens 96 -max_prompt_tokens 160 \
-    -context 256 -batch 8 -pretrain.steps 800 -midtrain.steps 600 -midtrain.decay 600 -rl.steps 40 -rl.decay 40 \
-    -rl.max_new_tokens 96 "$@"
+    -context 256 -batch 8 -pretrain.steps 800 -midtrain.steps 1200 -midtrain.decay 1200 -rl.steps 60 -rl.decay 60 \
+    -rl.max_new_tokens 96 -rl.lr 5e-5 -rl.lr_end 2e-5 -rl.groups 8 "$@"
