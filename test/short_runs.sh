@@ -55,7 +55,7 @@ rl_losses() { # RL steps of a run that had a group to learn from
 }
 
 # FIRST SECOND [TOLERANCE] [COUNT]: the losses of all steps and of held-out text, more than COUNT
-# (50) of them, agree to TOLERANCE (1e-6) relative
+# (50) of them, agree to TOLERANCE (1e-6) relative; a fifth word names the stages
 losses_agree() {
     python3 - "$work/$1/metrics.jsonl" "$work/$2/metrics.jsonl" "${3:-1e-6}" "${4:-50}" "${5:-pretrain midtrain rl}" <<'PYTHON'
 import json

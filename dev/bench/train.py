@@ -88,7 +88,7 @@ class TrainRow:
         self.flags = flags + ["-stages", "pretrain", "-pretrain.data", self.text + ".jsonl", "-val_fraction", "0",
                               "-doc_mask", "no", "-batch", str(self.batch), "-context", str(self.context), "-warmup",
                               "0", "-decay", "0", "-pretrain.steps", "1000000", "-threads", str(a.threads),
-                              "-runs", work, "-eval_problems", "", "-checkpoint_every", "0"]
+                              "-runs", work, "-eval_problems", "", "-checkpoint_every", "0", "-bias_rate", "0"]
         self.start = os.path.join(work, f"{self.model}-start")
         if not os.path.exists(self.start):  # a step of size 0 leaves the weights as they were drawn
             self.ours_run("weights", ["-lr", "0", "-stop_after", "1"])
