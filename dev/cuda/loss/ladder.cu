@@ -216,8 +216,7 @@ void run_ladder(Ladder& ladder, int N, const LossShape& shape) {
     scale = make_view(scale.data, Dtype::f32, "scale", N);
     targets = make_view(targets.data, Dtype::i32, "targets", N);
     View probs = ladder.make("probs", Dtype::f32, N, V);
-    View lse = ladder.make("lse", Dtype::f32, N, 1),
-               cuts = ladder.make("cuts", Dtype::f64, N, 1);
+    View lse = ladder.make("lse", Dtype::f32, N, 1), cuts = ladder.make("cuts", Dtype::f64, N, 1);
     ladder.fill_normal(logits, 1, 2.5);
     ladder.keep(logits);
     Rng rng(7, 2);
