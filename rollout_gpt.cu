@@ -22,7 +22,10 @@ namespace {
 
 std::string checkpoint_folder(const Comm& comm, const std::string& folder) {
     if (folder.empty()) usage_error("no model", "-model FOLDER names a checkpoint or a run folder");
-    if (path_exists(folder + "/config.json")) return folder;
+    if (path_exists(folder + "/config.json")) {
+        check_sums(folder);
+        return folder;
+    }
     std::vector<std::string> warnings;
     const std::string newest = newest_checkpoint(folder, &warnings);
     for (const std::string& warning : warnings)
@@ -116,6 +119,13 @@ int generate(const Recipe& recipe, Comm& comm, const Words& sources) {
         requests.push_back(
             {i, loaded.tokenizer.encode_start(problems[i].prompt), first_samples(n)});
         longest = std::max(longest, int64_t(requests.back().prompt.size()));
+        if (longest + recipe.integer("", "max_new_tokens") > loaded.model.config.max_positions)
+            fatal(format("generate: %s: a prompt of %ld tokens with %ld new ones exceeds the "
+                         "model's %d positions",
+                         problems[i].id.c_str(), long(longest),
+                         long(recipe.integer("", "max_new_tokens")),
+                         loaded.model.config.max_positions),
+                  "lower max_new_tokens or leave that problem out");
     }
     Engine engine(loaded.ctx, loaded.model,
                   {int(std::min(recipe.integer("", "decode_rows"), int64_t(problems.size()) * n)),
@@ -339,6 +349,8 @@ int run_command(Comm& comm, const std::vector<std::string>& arguments) {
     const bool help = take_help_flag(&rest);
     const std::vector<std::string> words = recipe.read_arguments(rest);
     if (help) {
+        if (comm.role() == Role::serve && comm.workers() > 0) // which would wait for this rank
+            usage_error("serve: -h beside a ./train", "./rollout -h, without mpirun, explains");
         if (comm.root()) std::printf("%s", recipe.usage().c_str());
         return 0;
     }

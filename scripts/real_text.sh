@@ -12,5 +12,5 @@ exec ./train -name real -tokenizer "$tokenizer" -val_fraction 0.05 \
     -pretrain.data "$data/tinyshakespeare.txt*0.5,$data/gsm8k/train.jsonl*0.5" \
     -midtrain.data "$data/gsm8k/train.jsonl*0.4*10,embedded:chains:flaw=0.15*0.6" \
     -rl.data embedded:chains -eval_problems embedded:chains -eval_count 100 -eval_new_tokens 96 -max_prompt_tokens 160 \
-    -context 256 -batch 8 -pretrain.steps 800 -midtrain.steps 600 -midtrain.decay 600 -rl.steps 40 -rl.decay 40 \
-    -rl.max_new_tokens 96 "$@"
+    -context 256 -batch 8 -pretrain.steps 800 -midtrain.steps 600 -midtrain.decay 600 -rl.steps 100 -rl.decay 100 \
+    -rl.max_new_tokens 96 -rl.lr 3e-5 -rl.lr_end 3e-5 -rl.groups 8 "$@"

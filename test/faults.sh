@@ -47,13 +47,13 @@ head -c 900 test/data/numbers.shard >"$work/cut.shard"
 expect 1 'cut.shard: .* do not fit its 900 bytes' "a truncated shard" text_of "$work/cut.shard"
 cp test/data/numbers.shard "$work/flipped.shard"
 printf 'x' | dd of="$work/flipped.shard" bs=1 seek=700 conv=notrunc 2>/dev/null
-expect 1 'flipped.shard: the checksum does not match' "a shard with a flipped byte" text_of "$work/flipped.shard"
-expect 1 'numbers.shard: token 257 is 257, the vocabulary is 257' "a token beyond the vocabulary" \
+expect 1 'flipped.shard: the checksum of bytes 152 to 1352 does not match' "a shard with a flipped byte" text_of "$work/flipped.shard"
+expect 1 'numbers.shard: byte 666: token 257, the vocabulary is 257' "a token beyond the vocabulary" \
     text_of test/data/numbers.shard
 head -c 40 "$work/text.jsonl" >"$work/cut.jsonl"
 expect 1 'cut.jsonl:2' "JSONL that ends in the middle of a line" text_of "$work/cut.jsonl"
-expect 1 'single_tokens.shard: none of its 5 documents' "documents without a token to predict" \
-    text_of test/data/single_tokens.shard
+printf '{"text": ""}\n' >"$work/hollow.jsonl"
+expect 1 'hollow.jsonl:1: expected "text"' "a text without a character" text_of "$work/hollow.jsonl"
 printf '{"question": "no answer"}\n' >"$work/open.jsonl"
 expect 1 'open.jsonl:1' "RL problem without an answer" train -stages rl -rl.steps 1 -rl.data "$work/open.jsonl"
 expect 2 'neither steps nor tokens' "a stage of no length" train -stages pretrain -pretrain.steps 0
@@ -85,11 +85,61 @@ expect 2 'no command' "rollout without a command" ./rollout
 expect 1 'config.json' "rollout without a checkpoint" ./rollout generate -model "$work/none" -prompt x
 
 run whole tiny
+
+# A checkpoint cut, longer or flipped: the file, the byte and no export of it.
+checkpoint=$work/whole/ckpt/step_00000090
+export_with() { # FILE: its bytes are $work/content
+    rm -rf "$work/broken"
+    mkdir "$work/broken"
+    cp "$checkpoint/config.json" "$checkpoint/tokenizer.json" "$checkpoint/model.safetensors" "$work/broken"
+    cp "$work/content" "$work/broken/$1"
+    ./rollout export -model "$work/broken" -out "$work/exported"
+}
+damaged() { # cut|longer|flipped FILE BYTES, into $work/content
+    case $1 in
+    cut) head -c "$3" "$checkpoint/$2" ;;
+    longer) cat "$checkpoint/$2" && head -c "$3" /dev/zero ;;
+    flipped) head -c "$3" "$checkpoint/$2" && printf '\377' && tail -c +$(($3 + 2)) "$checkpoint/$2" ;;
+    esac >"$work/content"
+}
+while read -r how file bytes found; do
+    damaged "$how" "$file" "$bytes"
+    expect 1 "broken/$file: $found" "$file $how at $bytes" export_with "$file"
+done <<'CASES'
+cut model.safetensors 100000 tensor .* from byte
+cut model.safetensors 300 header length .* at byte 0
+longer model.safetensors 5 tensors end at byte
+flipped model.safetensors 6 header length .* at byte 0
+flipped model.safetensors 60 header: not valid JSON at byte
+cut config.json 200 not valid JSON at byte 201
+longer config.json 2 not valid JSON at byte
+flipped config.json 100 not valid JSON at byte
+cut tokenizer.json 200 not valid JSON at byte 201
+longer tokenizer.json 2 not valid JSON at byte
+flipped tokenizer.json 100 not valid JSON at byte
+CASES
+check "no export was made of them" [ ! -e "$work/exported" -a ! -e "$work/exported.tmp" ]
+damaged flipped model.safetensors 200000
+cp -r "$checkpoint" "$work/step"
+cp "$work/content" "$work/step/model.safetensors"
+expect 1 'step/model.safetensors: its checksum' "a training checkpoint with a flipped weight" \
+    ./rollout export -model "$work/step" -out "$work/exported"
+expect 1 'step/model.safetensors: its checksum' "also to start from" \
+    train -init "$work/step" -model tiny -layers 2 -channels 64
+rm "$work/step/state.json"
+check "which is used as it is where nothing says otherwise" \
+    quiet ./rollout export -model "$work/step" -out "$work/exported"
+printf 'seed = 1\0\n' >"$work/zero.ini"
+expect 2 'zero.ini: byte 8 is zero' "a recipe with a zero byte" train -recipe "$work/zero.ini"
+printf '{"question": "a", "answer": "1"}\n{"question": "b", "answer": 1e999}\n' >"$work/huge.jsonl"
+expect 1 'huge.jsonl:2: a number that no double holds' "a number beyond all" \
+    ./rollout evaluate "$work/huge.jsonl" -model "$checkpoint"
+
 expect 1 'made by another recipe' "the folder of another recipe" run_shown whole tiny -seed 4
 expect 1 'model has layers = 3, the checkpoint .* has 2' "another model than the checkpoint's" \
     train -init "$work/whole/ckpt/step_00000090" -layers 3
 expect 1 'model has experts = 16, the checkpoint .* has 0' "a MoE recipe and a dense checkpoint" \
-    train -init "$work/whole/ckpt/step_00000090" -model tiny-moe
+    train -init "$work/whole/ckpt/step_00000090" -model tiny-moe -layers 2 -channels 64
 stopped twice pretrain.step:2
 expect 1 'another process is running' "a second run in one folder" run_shown twice tiny
 continued twice

@@ -86,6 +86,10 @@ check "samples of other weights are drawn anew" [ $? -ne 0 ]
 LAUNCH="mpirun -np 1" run wrong tiny $steps : -np 1 ./rollout serve -temperature 0.5
 check "a key that is not serve's is refused" [ $? -ne 0 ]
 check "and named" grep -q "serve: -temperature" "$work/wrong.log"
+LAUNCH="timeout 60 mpirun -np 1" run help tiny $steps : -np 1 ./rollout serve -h
+code=$?
+check "serve -h beside a ./train ends the job" [ $code -ne 0 -a $code -ne 124 ]
+check "with a message" grep -q "serve: -h beside" "$work/help.log"
 ./rollout serve >"$work/alone.log" 2>&1
 check "serve without a ./train says so" [ $? -eq 2 ]
 finish

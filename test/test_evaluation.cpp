@@ -292,6 +292,48 @@ TEST_CASE("evaluate: a choice counts by its log-likelihood, as a whole and per b
           std::to_string(std::max_element(normed.begin(), normed.end()) - normed.begin()));
 }
 
+TEST_CASE("evaluate: a problem longer than the model is wrong, the others are answered",
+          "[rollout]") {
+    ByteModel m;
+    Comm comm;
+    Problem asked = problems_of("amc23.jsonl")[0], choice = problems_of("choices.jsonl")[0];
+    Problem long_asked = asked, long_choice = choice;
+    long_asked.prompt = std::string(1024 - 3, 'x'); // four tokens answer
+    long_choice.prompt = std::string(1023, 'x');
+    const EvaluationSettings settings = {
+        2, 1, {false, false}, {1, 1, 0, 4, {256}, 1, 0}, {4, 16, 0, 0}};
+    auto evaluation = [&](const std::vector<Problem>& problems) {
+        return Evaluation(comm, m.ctx, m.model, m.tokenizer, {{"set", problems}}, settings);
+    };
+    Evaluation e = evaluation({long_asked, asked, long_choice, choice});
+    SampleLog log(comm, "", {}, SampleLog::Others::refused);
+    e.run(log);
+    const std::map<SampleLog::Place, Json>& lines = log.finish();
+    CHECK(lines.size() == 2 + 2 + 1 + 1);
+    for (const SampleLog::Place& place : {SampleLog::Place{0, 0}, {0, 1}, {2, 0}}) {
+        CHECK(lines.at(place)["reason"] == "prompt too long");
+        CHECK(lines.at(place)["right"] == false);
+    }
+    CHECK(lines.at({1, 1})["tokens"].get<int>() > 0);
+    CHECK(lines.at({3, 0})["logp"].size() == choice.choices.size());
+    const std::vector<SetResult> results = e.results(lines);
+    CHECK(results[0].too_long == 2);
+    CHECK(results[0].sampled->problems == 2);
+    CHECK(results_json(results)["set"]["too_long"] == 2);
+    CHECK(results_table(results, 1).find("set: 2 problems too long") == 0);
+
+    long_asked.prompt.resize(1024 - 4 - m.tokenizer.encode_start("").size());
+    Evaluation fits = evaluation({long_asked});
+    SampleLog one(comm, "", {}, SampleLog::Others::refused);
+    fits.run(one);
+    CHECK(fits.results(one.finish())[0].too_long == 0);
+
+    long_asked.prompt += "x";
+    Evaluation none = evaluation({long_asked});
+    SampleLog empty(comm, "", {}, SampleLog::Others::refused);
+    CHECK_THROWS_WITH(none.run(empty), Contains("no problem fits"));
+}
+
 TEST_CASE("live view: a line per sample in progress, none wider than the screen", "[rollout]") {
     const Tokenizer tokenizer;
     auto none = [](const Completion&) { return std::string(); };

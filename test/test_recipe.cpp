@@ -89,6 +89,14 @@ TEST_CASE("recipe: every fault is one message with place and remedy", "[recipe]"
     CHECK(text("seed 1") == "r.ini:1: expected key = value, found \"seed 1\"");
     CHECK(text("seed = 1\nseed = 2") == "r.ini:2: seed is given twice");
     CHECK(text("shape = other") == "r.ini:1: shape = \"other\": expected one of factor|exponent");
+    CHECK(message_of([](Recipe& r) {
+              r.read_text(std::string("seed = 1\0", 9) + "\n", "r.ini");
+          }) == "r.ini: byte 8 is zero");
+    for (const char* value : {"a\nseed = 2", "a #b", "#b", " a", "a\r"})
+        CHECK(message_of([&](Recipe& r) {
+                  r.read_arguments({"-data", value});
+                  r.resolved();
+              }).find("a recipe cannot hold this") != std::string::npos);
     auto flags = [](std::vector<std::string> a) {
         return message_of([&](Recipe& r) { r.read_arguments(a); });
     };

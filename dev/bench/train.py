@@ -4,9 +4,13 @@
     PYTHON=/path/to/python-with-torch dev/bench/train.py [--rows demo/fp32,loss/1024x50304/bf16,...]
 
 Without PYTHON an environment with PyTorch, transformers and safetensors is made in build/venv-train. The first round
-measures every variant of PyTorch (eager and compiled; plain module and transformers'; stock and tuned malloc; bf16
-by autocast and throughout), the later ones those within --near of its best, which is the bar. In fp32 the losses of
-both sides are compared step by step. Prints medians over rounds, their range, the ratio and peak memory.
+tries every variant of PyTorch (eager and compiled; plain module and transformers'; stock and tuned malloc; bf16 by
+autocast and throughout) for --screen steps; the rounds that count measure ours and those within --near of the best,
+which is the bar, in turn. In fp32 the losses of both sides are compared step by step. Prints medians over rounds,
+their range, the ratio and peak memory.
+
+With --log FILE every measurement is kept there and none is repeated: with --seconds N a run begins no more of them
+after N seconds and exits with 3, and the same command goes on where it stopped, or only prints what the log holds.
 """
 import argparse
 import json
@@ -17,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PEER = os.path.join(ROOT, "dev/bench/train_peer.py")
@@ -95,16 +100,16 @@ class TrainRow:
         _, rss = run([os.path.join(ROOT, "train"), *self.flags, "-name", name, *extra])
         return rss
 
-    def ours(self):
+    def ours(self, steps):
         dtype = ["-dtype", self.precision]
-        rss = self.ours_run("ours", ["-from", self.start, "-lr", "1e-3", "-stop_after", str(self.a.steps), *dtype])
+        rss = self.ours_run("ours", ["-init", self.start, "-lr", "1e-3", "-stop_after", str(steps), *dtype])
         folder = os.path.join(self.work, "ours")
         with open(folder + "/timing.jsonl") as file:
             seconds = [json.loads(line)["ms"] / 1e3 for line in file]
         with open(folder + "/metrics.jsonl") as file:
             losses = [json.loads(line)["loss"] for line in file]
         shutil.rmtree(folder)
-        return self.rate(seconds), rss, losses
+        return self.rate(seconds), rss, losses, None
 
     def rate(self, seconds):
         return self.batch * self.context / statistics.median(seconds[2:])
@@ -118,13 +123,13 @@ class TrainRow:
                         for tuned in (False, True):
                             yield {"form": form, "mode": mode, "precision": precision, "experts": kind, "tuned": tuned}
 
-    def peer(self, v):
+    def peer(self, v, steps):
         text, rss = run([self.python, PEER, "train", self.start, self.text, "--form", v["form"], "--mode", v["mode"],
-                         "--precision", v["precision"], "--experts", v["experts"], "--steps", str(self.a.steps),
+                         "--precision", v["precision"], "--experts", v["experts"], "--steps", str(steps),
                          "--batch", str(self.batch), "--context", str(self.context), "--threads",
                          str(self.a.threads)], v["tuned"])
         result = json.loads(text.strip().split("\n")[-1])
-        return self.rate(result["seconds"]), rss, result["losses"]
+        return self.rate(result["seconds"]), rss, result["losses"], None
 
     @staticmethod
     def label(v):
@@ -143,72 +148,101 @@ class LossRow:
         self.name, self.a, self.python = name, a, python
         _, shape, self.precision = name.split("/")
         self.rows, self.vocab = map(int, shape.split("x"))
-        self.passes = []
 
     def rate(self, seconds):
         return self.rows / statistics.median(seconds)
 
-    def ours(self):
+    def ours(self, steps):
         text, rss = run([os.path.join(ROOT, "build/bench_loss"), str(self.rows), str(self.vocab), self.precision,
-                         str(self.a.steps), str(self.a.threads)])
+                         str(steps), str(self.a.threads)])
         times = {line.split()[0]: [float(x) / 1e3 for x in line.split()[1:]] for line in text.strip().split("\n")}
-        self.passes.append(statistics.median(times["pass"]))
-        return self.rate(times["loss"]), rss, None
+        return self.rate(times["loss"]), rss, None, statistics.median(times["pass"])
 
     def variants(self):
         for form in ("natural", "closed", "ce"):
             for mode in ("eager", "compile"):
                 yield {"form": form, "mode": mode, "tuned": True}
 
-    def peer(self, v):
+    def peer(self, v, steps):
         text, rss = run([self.python, PEER, "loss", str(self.rows), str(self.vocab), "--form", v["form"], "--mode",
-                         v["mode"], "--precision", self.precision, "--steps", str(self.a.steps), "--threads",
+                         v["mode"], "--precision", self.precision, "--steps", str(steps), "--threads",
                          str(self.a.threads)], v["tuned"])
-        return self.rate(json.loads(text.strip().split("\n")[-1])["seconds"][2:]), rss, None
+        return self.rate(json.loads(text.strip().split("\n")[-1])["seconds"][2:]), rss, None, None
 
     @staticmethod
     def label(v):
         return f"{v['form']} {v['mode']} tuned"
 
 
-def compare(row, a):
-    """Rounds of both sides. Returns (ours, {label: rates}, memory of both, worst loss difference)."""
-    ours, peers, memory, worst = [], {}, {}, 0.0
+class Measurements:
+    """What was measured, by (row, round, label): [rate, MiB, losses or None, seconds of a pass or None]."""
+
+    def __init__(self, a):
+        self.path, self.end, self.known = a.log, time.monotonic() + a.seconds, {}
+        if self.path and os.path.exists(self.path):
+            with open(self.path) as file:
+                self.known = {tuple(key): value for key, value in map(json.loads, file)}
+
+    def take(self, key, measure):
+        if key not in self.known:
+            if time.monotonic() > self.end:
+                sys.exit(3)
+            self.known[key] = measure()
+            if self.path:
+                with open(self.path, "a") as file:
+                    file.write(json.dumps([key, self.known[key]]) + "\n")
+            print(f"  {key[0]} round {key[1]}: {key[2]} {self.known[key][0]:.0f}", flush=True)
+        return self.known[key]
+
+
+def near_best(row, chosen, rates, near):
+    """Of the objective, and of cross-entropy alone, the variants `near` the best one."""
+    keep = []
+    for ce in (False, True):
+        group = [v for v in chosen if (v["form"] == "ce") == ce and row.label(v) in rates]
+        best = max([rates[row.label(v)] for v in group], default=0)
+        keep += [v for v in group if rates[row.label(v)] > best * (1 - near)]
+    return keep
+
+
+def compare(row, a, measurements):
+    """Rounds of both sides. Returns {label: rates}, {label: MiB}, worst loss difference and pass times."""
+    rates, memory, worst, passes = {}, {}, 0.0, []
     chosen = [v for v in row.variants() if not a.variants or all(w in row.label(v).split() for w in a.variants.split())]
-    for round_ in range(a.rounds):
-        rate, rss, losses = row.ours()
-        ours.append(rate)
-        memory["ours"] = max(rss, memory.get("ours", 0))
-        for v in list(chosen):
-            label = row.label(v)
-            try:
-                rate, rss, peer_losses = row.peer(v)
-            except RuntimeError as error:
-                print(f"{row.name}: {label}: {str(error).strip().splitlines()[-1][:150]}", file=sys.stderr)
-                chosen.remove(v)
-                continue
-            peers.setdefault(label, []).append(rate)
+    for round_ in range(a.rounds + 1):
+        steps = a.steps if round_ else a.screen
+        mine = measurements.take((row.name, round_, "ours"), lambda steps=steps: row.ours(steps))
+        found = {"ours": mine}
+        for v in chosen:
+            def peer(v=v, steps=steps):
+                try:
+                    return row.peer(v, steps)
+                except RuntimeError as error: # a variant that PyTorch does not run is none
+                    print(f"{row.name}: {row.label(v)}: {str(error).strip().splitlines()[-1][:150]}", file=sys.stderr)
+                    return 0, 0, None, None
+            found[row.label(v)] = measurements.take((row.name, round_, row.label(v)), peer)
+        for label, (_, rss, losses, pass_s) in found.items():
             memory[label] = max(rss, memory.get(label, 0))
             if losses and row.precision == "fp32":
-                worst = max([worst] + [abs(x - y) for x, y in zip(losses, peer_losses)])
-            print(f"  {row.name} round {round_ + 1}: ours {ours[-1]:.0f}, {label} {rate:.0f} {row.unit}", flush=True)
-        kinds = {v["form"] == "ce" for v in chosen}
-        keep = []
-        for ce in kinds:  # the bars: the best of the objective, the best of cross-entropy alone
-            group = [v for v in chosen if (v["form"] == "ce") == ce]
-            best = max(statistics.median(peers[row.label(v)]) for v in group)
-            keep += [v for v in group if statistics.median(peers[row.label(v)]) > best * (1 - a.near)]
-        chosen = keep
-    return ours, peers, memory, worst
+                worst = max([worst] + [abs(x - y) for x, y in zip(losses, mine[2])])
+            passes += [pass_s] if pass_s else []
+        if round_ == 0:
+            chosen = near_best(row, chosen, {label: x[0] for label, x in found.items()}, a.near)
+            continue
+        for label, x in found.items():
+            rates.setdefault(label, []).append(x[0])
+    return rates, memory, worst, passes
 
 
 def span(rates):
     return f"{statistics.median(rates):.0f} ({min(rates):.0f}-{max(rates):.0f})"
 
 
-def report(row, result):
-    ours, peers, memory, worst = result
+def report(row, a, result):
+    rates, memory, worst, passes = result
+    ours = rates["ours"]
     mine = statistics.median(ours)
+    peers = {label: x for label, x in rates.items() if label != "ours"}
 
     def line(labels, target):
         best = max(labels, key=lambda label: statistics.median(peers[label]))
@@ -218,10 +252,10 @@ def report(row, result):
     if isinstance(row, LossRow):
         lines = [line(group, target) for group, target in (([p for p in peers if p[:2] != "ce"], 6.0),
                                                            ([p for p in peers if p[:2] == "ce"], 1.4)) if group]
-        passes = statistics.median(row.passes)
-        return lines, f"{row.name}: {1e3 * row.rows / mine:.2f} ms, one in-place pass {1e3 * passes:.2f} ms: " \
-                      f"{row.rows / mine / passes:.1f} passes"
-    note = f"{row.name}: losses of both sides differ by at most {worst:.1e} over {row.a.steps} steps" \
+        one = statistics.median(passes)
+        return lines, f"{row.name}: {1e3 * row.rows / mine:.2f} ms, one in-place pass {1e3 * one:.2f} ms: " \
+                      f"{row.rows / mine / one:.1f} passes"
+    note = f"{row.name}: losses of both sides differ by at most {worst:.1e} over {a.steps} steps" \
         if row.precision == "fp32" else ""
     if row.precision == "fp32" and worst > 1e-4:
         note += " -- NOT THE SAME WORK"
@@ -233,8 +267,11 @@ def main():
     parser.add_argument("--rows", default=",".join(ROWS), help="of " + ", ".join(ROWS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8, help="optimizer steps (or calls of the loss) of one process")
+    parser.add_argument("--screen", type=int, default=4, help="the same of the first round, which only chooses")
+    parser.add_argument("--log", default="", help="measurements already made, and to be made")
+    parser.add_argument("--seconds", type=float, default=1e9)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--near", type=float, default=0.1, help="variants this close to the best stay after round 1")
+    parser.add_argument("--near", type=float, default=0.1, help="variants this close to the best are measured")
     parser.add_argument("--variants", default="", help='words a variant must have, e.g. "compile tuned"')
     a = parser.parse_args()
     names = a.rows.split(",")
@@ -243,11 +280,12 @@ def main():
             sys.exit(f"train.py: no row {name}\nhint: rows are {', '.join(ROWS)}")
     python = python_with_torch()
     subprocess.run(["make", "-s", "train", "build/bench_loss"], cwd=ROOT, check=True)
+    measurements = Measurements(a)
     lines, notes = [], [f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {a.threads} threads"]
     with tempfile.TemporaryDirectory() as work:
         for name in names:
             row = (LossRow if name.startswith("loss/") else TrainRow)(name, a, work, python)
-            more, note = report(row, compare(row, a))
+            more, note = report(row, a, compare(row, a, measurements))
             lines += more
             notes += [note] if note else []
     print("\n| row | ours (range) | PyTorch (range) | its best variant | ratio | aim | MiB | PyTorch | share |")

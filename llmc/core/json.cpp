@@ -27,6 +27,9 @@ int nesting_depth(const std::string& text) {
 template <class J>
 J parse(const std::string& text, const std::string& what,
         const typename J::parser_callback_t& callback) {
+    if (const size_t zero = text.find('\0'); zero != std::string::npos) // the library stops there
+        fatal(format("%s: not valid JSON at byte %zu", what.c_str(), zero + 1),
+              "the file is damaged or of another kind");
     if (nesting_depth(text) > kMaxDepth)
         fatal(format("%s: JSON nested deeper than %d levels", what.c_str(), kMaxDepth),
               "this is not a file prior.cu or the usual tools write");
@@ -34,6 +37,10 @@ J parse(const std::string& text, const std::string& what,
         return J::parse(text, callback);
     } catch (const typename J::parse_error& e) {
         fatal(format("%s: not valid JSON at byte %zu", what.c_str(), e.byte),
+              "the file is damaged or of another kind");
+    } catch (
+        const typename J::out_of_range& e) { // 1e999; the library ends with the number in quotes
+        fatal(what + ": a number that no double holds: " + e.what(),
               "the file is damaged or of another kind");
     }
 }

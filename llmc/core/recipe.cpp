@@ -40,13 +40,20 @@ std::string range_text(const Key& key) {
     return format("[%s, %s]", number_text(key.lo).c_str(), number_text(key.hi).c_str());
 }
 
+// A line up to its comment, which starts the line or follows a space: a value may contain #.
+std::string without_comment(const std::string& line) {
+    for (size_t i = 0; i < line.size(); i++)
+        if (line[i] == '#' && (i == 0 || line[i - 1] == ' ')) return line.substr(0, i);
+    return line;
+}
+
 } // namespace
 
 bool parse_real(const std::string& text, double* value) {
     if (text.empty() || std::isspace(static_cast<unsigned char>(text[0]))) return false;
     char* end = nullptr;
     *value = std::strtod(text.c_str(), &end);
-    return *end == 0 && std::isfinite(*value);
+    return end == text.c_str() + text.size() && std::isfinite(*value);
 }
 
 bool parse_integer(const std::string& text, int64_t* value) {
@@ -153,15 +160,15 @@ void Recipe::assign(int k, int section, const std::string& value, int rank,
 }
 
 void Recipe::read_text(const std::string& text, const std::string& source) {
+    if (const size_t zero = text.find('\0'); zero != std::string::npos)
+        usage_error(format("%s: byte %zu is zero", source.c_str(), zero),
+                    "a recipe is text; is this the right file?");
     int section = -1, line_number = 0;
     std::vector<std::pair<int, int>> seen;
     for (std::string line : split_text(text, '\n')) {
         line_number++;
         const std::string where = format("%s:%d", source.c_str(), line_number);
-        // A comment starts a line or follows a space, so that a value may contain #.
-        for (size_t i = 0; i < line.size(); i++)
-            if (line[i] == '#' && (i == 0 || line[i - 1] == ' ')) line.resize(i);
-        line = trim_text(line);
+        line = trim_text(without_comment(line));
         if (line.empty()) continue;
         if (line.front() == '[') {
             if (line.back() != ']' || (section = find_section(line.substr(1, line.size() - 2))) < 0)
@@ -273,7 +280,13 @@ std::string Recipe::resolved() const {
         for (size_t k = 0; k < table_.keys.size(); k++) {
             const Key& key = table_.keys[k];
             if (s < 0 ? key.sections != 0 : !(key.sections >> s & 1)) continue;
-            out += format("%s = %s\n", key.name, values_[k][std::max(s, 0)].text.c_str());
+            const std::string& text = values_[k][std::max(s, 0)].text;
+            if (text.find('\n') != std::string::npos ||
+                trim_text(without_comment(" " + text)) != text)
+                usage_error(
+                    format("%s = \"%s\": a recipe cannot hold this", key.name, text.c_str()),
+                    "no line ends, no # at the start or behind a space, no spaces around it");
+            out += format("%s = %s\n", key.name, text.c_str());
         }
     }
     return out;

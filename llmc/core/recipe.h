@@ -51,8 +51,9 @@ class Recipe {
     const std::string& text(const std::string& section, const std::string& key) const;
     bool is_set(const std::string& section, const std::string& key) const; // by recipe or flag
 
-    std::string resolved() const; // recipe text that alone repeats the run
-    std::string usage() const;    // every key with unit, range, present value and help
+    // Recipe text that alone repeats the run. Usage error for a value that no recipe can hold.
+    std::string resolved() const;
+    std::string usage() const; // every key with unit, range, present value and help
 
   private:
     struct Value {

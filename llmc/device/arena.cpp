@@ -23,8 +23,8 @@ constexpr bool kLazy = true;
 } // namespace
 
 const char* segment_name(Segment segment) {
-    static const char* const names[] = {"parameters",  "gradients", "optimizer",
-                                        "activations", "logits",    "rollouts"};
+    static const char* const names[] = {"parameters", "gradients", "optimizer", "activations",
+                                        "logits",     "scratch",   "rollouts"};
     return names[int(segment)];
 }
 

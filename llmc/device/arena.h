@@ -7,7 +7,16 @@
 #include <cstddef>
 #include <vector>
 
-enum class Segment { parameters, gradients, optimizer, activations, logits, rollouts, count };
+enum class Segment {
+    parameters,
+    gradients,
+    optimizer,
+    activations,
+    logits,
+    scratch,
+    rollouts,
+    count
+};
 const char* segment_name(Segment segment);
 
 class Arena {

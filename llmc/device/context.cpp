@@ -8,6 +8,17 @@
 #include <sched.h>
 #include <unistd.h>
 
+void Scratch::reserve(Arena& arena, size_t bytes) {
+    require(total_ == 0, "scratch: reserved while it is in use");
+    bytes += 1024; // an op's pieces each begin on a line of their own
+    if (bytes <= reserved_.view().bytes()) return;
+    blocks_.clear();
+    block_ = used_ = 0;
+    reserved_ = Buffer(); // the old room goes back first
+    reserved_ = Buffer(arena, Segment::scratch, Dtype::u8, "scratch", int64_t(bytes));
+    blocks_.push_back({nullptr, reserved_.bytes(), bytes});
+}
+
 void* Scratch::alloc(size_t bytes) {
     bytes = (bytes + 63) / 64 * 64;
     while (block_ < blocks_.size() && used_ + bytes > blocks_[block_].bytes) {

@@ -2,7 +2,7 @@
 // memory and its GEMM state. No mutable globals anywhere else.
 #pragma once
 #include "llmc/core/view.h"
-#include "llmc/device/arena.h"
+#include "llmc/device/buffer.h"
 #include "llmc/device/simt/options.h"
 
 #include <functional>
@@ -20,6 +20,9 @@ class PackedWeights; // device/gemm_rows.h
 // the first steps no call reaches the system allocator.
 class Scratch {
   public:
+    // Room for an op that needs as much, of an arena that lives longer, so that a plan knows of it
+    // and ops that need less share its pages. Not while a frame is open.
+    void reserve(Arena& arena, size_t bytes);
     void* alloc(size_t bytes); // 64-byte aligned, uninitialised
     template <class T> T* alloc_of(size_t count) {
         return static_cast<T*>(alloc(count * sizeof(T)));
@@ -33,7 +36,8 @@ class Scratch {
         char* begin;
         size_t bytes;
     };
-    std::vector<Block> blocks_;
+    Buffer reserved_;
+    std::vector<Block> blocks_; // the first is the reserved one, if there is one
     size_t block_ = 0, used_ = 0, total_ = 0, peak_ = 0;
 };
 

@@ -85,8 +85,8 @@ static GemmCache::Primitive make_primitive(GemmCache& cache, const std::array<in
     return primitive;
 }
 
-static void gemm_cpu(Ctx& ctx, View& c, const View& a, Trans trans_a, const View& b, Trans trans_b,
-                     Store store, int64_t k) {
+static GemmCache::Primitive& find_primitive(Ctx& ctx, const View& c, const View& a, Trans trans_a,
+                                            const View& b, Trans trans_b, Store store, int64_t k) {
     GemmCache& cache = *ctx.gemm_cache;
     std::array<int64_t, 11> key = {c.shape[0],
                                    c.shape[1],
@@ -99,11 +99,38 @@ static void gemm_cpu(Ctx& ctx, View& c, const View& a, Trans trans_a, const View
                                    store == Store::accumulate,
                                    int64_t(a.dtype),
                                    int64_t(c.dtype)};
+    auto found = cache.primitives.find(key);
+    if (found == cache.primitives.end())
+        found = cache.primitives.emplace(key, make_primitive(cache, key)).first;
+    return found->second;
+}
+
+// What the library does for a product; its errors are ours.
+template <class Work>
+static void with_library(const View& c, const View& a, int64_t k, const Work& work) {
     try {
-        auto found = cache.primitives.find(key);
-        if (found == cache.primitives.end())
-            found = cache.primitives.emplace(key, make_primitive(cache, key)).first;
-        GemmCache::Primitive& primitive = found->second;
+        work();
+    } catch (const dnnl::error& e) {
+        fatal(format("oneDNN: matmul (%ld, %ld) x (%ld, %ld) of %s: %s", (long)c.shape[0], (long)k,
+                     (long)k, (long)c.shape[1], a.name, e.what()),
+              "check the installed oneDNN, or build without it: make ONEDNN=0");
+    }
+}
+
+static size_t gemm_cpu_scratch(Ctx& ctx, const View& c, const View& a, Trans trans_a, const View& b,
+                               Trans trans_b, Store store, int64_t k) {
+    size_t bytes = 0;
+    with_library(c, a, k, [&] {
+        bytes = find_primitive(ctx, c, a, trans_a, b, trans_b, store, k).scratchpad_bytes;
+    });
+    return bytes;
+}
+
+static void gemm_cpu(Ctx& ctx, View& c, const View& a, Trans trans_a, const View& b, Trans trans_b,
+                     Store store, int64_t k) {
+    with_library(c, a, k, [&] {
+        GemmCache& cache = *ctx.gemm_cache;
+        GemmCache::Primitive& primitive = find_primitive(ctx, c, a, trans_a, b, trans_b, store, k);
         ScratchFrame frame(ctx.scratch);
         primitive.scratchpad.set_data_handle(ctx.scratch.alloc(primitive.scratchpad_bytes));
         primitive.a.set_data_handle(a.data);
@@ -114,11 +141,7 @@ static void gemm_cpu(Ctx& ctx, View& c, const View& a, Trans trans_a, const View
                                                 {DNNL_ARG_DST, primitive.c},
                                                 {DNNL_ARG_SCRATCHPAD, primitive.scratchpad}});
         cache.stream.wait();
-    } catch (const dnnl::error& e) {
-        fatal(format("oneDNN: matmul (%ld, %ld) x (%ld, %ld): %s", (long)c.shape[0], (long)k,
-                     (long)k, (long)c.shape[1], e.what()),
-              "check the installed oneDNN, or build without it: make ONEDNN=0");
-    }
+    });
 }
 
 bool gemm_takes_bf16(Ctx& ctx) {
@@ -145,6 +168,12 @@ const char* gemm_library() {
 // cpu without oneDNN: B packed into panels of 32 columns, then tiles of 64 rows x one panel
 
 struct GemmCache {};
+
+static size_t gemm_cpu_scratch(Ctx&, const View& c, const View&, Trans, const View&, Trans, Store,
+                               int64_t k) {
+    const int64_t panels = (c.shape[1] + kTileColumns - 1) / kTileColumns;
+    return size_t(panels * k * kTileColumns) * sizeof(float);
+}
 
 static void gemm_cpu(Ctx& ctx, View& c, const View& a, Trans trans_a, const View& b, Trans trans_b,
                      Store store, int64_t k) {
@@ -209,6 +238,11 @@ static void gemm_widened(Ctx& ctx, View& c, const View& a, Trans trans_a, const 
         });
 }
 
+static bool takes_as_they_are(Ctx& ctx, const View& c, const View& a, const View& b) {
+    return a.dtype == b.dtype &&
+           (a.dtype == Dtype::f32 ? c.dtype == Dtype::f32 : gemm_takes_bf16(ctx));
+}
+
 void gemm(Ctx& ctx, View c, const View& a, Trans trans_a, const View& b, Trans trans_b,
           Store store) {
     const int64_t m = c.shape[0], n = c.shape[1];
@@ -229,10 +263,27 @@ void gemm(Ctx& ctx, View c, const View& a, Trans trans_a, const View& b, Trans t
         return;
     }
     if (ctx.backend == Backend::ref) gemm_ref(c, a, trans_a, b, trans_b, store);
-    else if (a.dtype == b.dtype &&
-             (a.dtype == Dtype::f32 ? c.dtype == Dtype::f32 : gemm_takes_bf16(ctx)))
-        gemm_cpu(ctx, c, a, trans_a, b, trans_b, store, k);
+    else if (takes_as_they_are(ctx, c, a, b)) gemm_cpu(ctx, c, a, trans_a, b, trans_b, store, k);
     else gemm_widened(ctx, c, a, trans_a, b, trans_b, store, k);
+}
+
+size_t gemm_scratch(Ctx& ctx, const View& c, const View& a, Trans trans_a, const View& b,
+                    Trans trans_b, Store store) {
+    const int64_t k = trans_a == Trans::no ? a.shape[1] : a.shape[0];
+    if (ctx.backend == Backend::ref || c.size() == 0 || k == 0) return 0;
+    if (takes_as_they_are(ctx, c, a, b))
+        return gemm_cpu_scratch(ctx, c, a, trans_a, b, trans_b, store, k);
+    size_t floats = 0;
+    auto widen = [&](View view) {
+        if (view.dtype == Dtype::f32) return view;
+        floats += size_t(view.shape[0] * view.shape[1]);
+        view.dtype = Dtype::f32;
+        view.ld = view.shape[1];
+        return view;
+    };
+    const View wide_c = widen(c), wide_a = widen(a), wide_b = widen(b);
+    return floats * sizeof(float) +
+           gemm_cpu_scratch(ctx, wide_c, wide_a, trans_a, wide_b, trans_b, store, k);
 }
 
 double gemm_peak(Ctx& ctx) {

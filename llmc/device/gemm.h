@@ -17,6 +17,10 @@ enum class Store { overwrite, accumulate };
 void gemm(Ctx& ctx, View c, const View& a, Trans trans_a, const View& b, Trans trans_b,
           Store store);
 
+// Bytes of ctx.scratch that such a call takes; the tensors need no contents.
+size_t gemm_scratch(Ctx& ctx, const View& c, const View& a, Trans trans_a, const View& b,
+                    Trans trans_b, Store store);
+
 // What this machine reaches with these threads: multiply-adds of a square product, times two, per
 // second; the best of a few. Takes a tenth of a second.
 double gemm_peak(Ctx& ctx);

@@ -32,16 +32,47 @@ TrainPass::TrainPass(Ctx& ctx, Model& model, const PassSettings& settings)
                             std::min(settings.loss_rows, N), c.padded_vocab());
     logits_ = logits_memory_.view();
     if (c.moe()) expert_counts_ = pool_.make(Dtype::i32, "expert_counts", c.layers, c.experts);
-    if (!settings.backward) return;
-    block_grads_ = make_block_grads(pool_, c, ctx, N);
+    if (settings.backward) make_gradients();
+    ctx.scratch.reserve(ctx.arena, scratch_bytes());
+}
+
+void TrainPass::make_gradients() {
+    const ModelConfig& c = model_.config;
+    const Dtype x = ctx_.storage();
+    const int64_t N = settings_.rows;
+    block_grads_ = make_block_grads(pool_, c, ctx_, N);
     dhidden_ = pool_.make(x, "dhidden", N, c.channels);
-    grads_ = std::make_unique<ParamSet>(ctx.arena, Segment::gradients, c, model.table,
-                                        sharded() ? Layout::folded : Layout::whole, ctx.dtype(),
+    grads_ = std::make_unique<ParamSet>(ctx_.arena, Segment::gradients, c, model_.table,
+                                        sharded() ? Layout::folded : Layout::whole, ctx_.dtype(),
                                         "gradients");
     if (!sharded()) return;
-    const Comm::Range own = settings.shards->shard(model.table.trained_size);
+    const Comm::Range own = settings_.shards->shard(model_.table.trained_size);
     own_grads_ =
-        Buffer(ctx.arena, Segment::gradients, ctx.dtype(), "own gradients", own.end - own.begin);
+        Buffer(ctx_.arena, Segment::gradients, ctx_.dtype(), "own gradients", own.end - own.begin);
+}
+
+// The largest of what its ops take: products and attention. All others need less.
+size_t TrainPass::scratch_bytes() {
+    if (ctx_.backend == Backend::ref) return 0;
+    const ModelConfig& c = model_.config;
+    const BlockActs& a = layers_[0];
+    const BlockParams w = model_.pass_weights().block(0);
+    size_t most = attention_forward_scratch(ctx_, settings_.rows, c.kv_heads, c.head_dim);
+    auto linear = [&](const View& out, const View& inp, const View& weight) {
+        most = std::max(most, linear_scratch(ctx_, out, inp, weight, settings_.backward));
+    };
+    linear(a.qkv, a.attention_in, w.qkv);
+    linear(delta_, a.attention_out, w.o);
+    linear(logits_, hidden_.slice_rows(0, logits_.rows()), model_.pass_weights().head());
+    if (c.moe()) linear(a.router_logits, a.ffn_in, w.router);
+    else {
+        linear(a.gate_up, a.ffn_in, w.gate_up);
+        linear(delta_, a.act, w.down);
+    }
+    if (!settings_.backward) return most;
+    const int64_t longest = std::min<int64_t>(settings_.rows, c.max_positions);
+    return std::max(most,
+                    attention_backward_scratch(ctx_, longest, c.heads / c.kv_heads, c.head_dim));
 }
 
 void TrainPass::zero_grads() {

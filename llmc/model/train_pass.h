@@ -58,6 +58,8 @@ class TrainPass {
     bool sharded() const { return settings_.shards != nullptr; }
 
   private:
+    void make_gradients();
+    size_t scratch_bytes(); // that a batch of settings.rows takes of ctx.scratch
     void run_block(int layer, const View& inp, const View& delta, const BlockActs& acts);
     void backward();
     void open_span(const Span& span);  // sharded: zeroes the place of these gradients

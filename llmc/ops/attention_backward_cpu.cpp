@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -171,6 +172,15 @@ std::vector<Document> list_documents(const View& doc_start) {
     return documents;
 }
 
+// Floats of a thread. Pairs of bf16 are copies; floats are read where they lie.
+template <class T> int64_t rows_room(int64_t longest, int D) { // of one tensor of a head, once
+    return std::is_same_v<T, bf16> ? (longest + 1) * (D + 1) / 2 : 0;
+}
+template <class T> int64_t thread_room(int64_t longest, int D, int group) {
+    const int64_t head = longest * (D + 1) + 4 * rows_room<T>(longest, D);
+    return 5 * int64_t(D + 1) * kTile + 2 * kTile * kTile + Gradients<T>::floats() + group * head;
+}
+
 template <class T>
 void backward_documents(Ctx& ctx, View dq, View dk, View dv, const View& dout, const View& out,
                         const View& lse, const View& q, const View& k, const View& v,
@@ -181,9 +191,7 @@ void backward_documents(Ctx& ctx, View dq, View dk, View dv, const View& dout, c
     if (documents.empty()) return;
     const int D = int(q.shape[1] / heads), group = heads / kv_heads;
     const int64_t block_size = int64_t(D + 1) * kTile, longest = documents[0].length;
-    const int64_t rows_size = (longest + 1) * (D + 1); // of one head, in any form
-    const int64_t room = 5 * block_size + 2 * kTile * kTile + Gradients<T>::floats() +
-                         group * (longest + 4 * rows_size);
+    const int64_t room = thread_room<T>(longest, D, group);
     ScratchFrame frame(ctx.scratch);
     float* memory = ctx.scratch.alloc_of<float>(room * omp_get_max_threads());
     parallel_for_dynamic(int64_t(documents.size()) * kv_heads, [&](int64_t index, int thread) {
@@ -203,8 +211,9 @@ void backward_documents(Ctx& ctx, View dq, View dk, View dv, const View& dout, c
                      take(block_size),    take(kTile * kTile),
                      take(kTile * kTile), take(Gradients<T>::floats())};
         auto rows = [&](const Columns<T>& c) {
-            return Rows<T>{Op::by_columns(c.data, c.ld, doc.length, D, take_x(rows_size / 2)),
-                           Op::by_rows(c.data, c.ld, doc.length, D, take_x(rows_size / 2))};
+            return Rows<T>{
+                Op::by_columns(c.data, c.ld, doc.length, D, take_x(rows_room<T>(doc.length, D))),
+                Op::by_rows(c.data, c.ld, doc.length, D, take_x(rows_room<T>(doc.length, D)))};
         };
         std::vector<Head<T>> group_heads;
         for (int64_t h = hkv * group; h < (hkv + 1) * group; h++) {
@@ -229,4 +238,11 @@ void cpu::attention_backward(Ctx& ctx, View dq, View dk, View dv, const View& do
         backward_documents<decltype(x)>(ctx, dq, dk, dv, dout, out, lse, q, k, v, doc_start, heads,
                                         kv_heads);
     });
+}
+
+size_t attention_backward_scratch(const Ctx& ctx, int64_t longest, int group, int head_dim) {
+    const int64_t floats = ctx.storage() == Dtype::bf16
+                               ? thread_room<bf16>(longest, head_dim, group)
+                               : thread_room<float>(longest, head_dim, group);
+    return size_t(ctx.threads * floats) * sizeof(float);
 }

@@ -48,6 +48,9 @@ std::vector<Block> list_blocks(const View& doc_start) {
 }
 
 // Values are read where they lie, or from a widened copy.
+template <class T> constexpr bool widened = sizeof(T) < sizeof(float);
+int64_t thread_room(int D) { return kQueries * (kKeys + 2 * D); }
+
 template <class T>
 void forward_documents(Ctx& ctx, View out, View lse, const View& q, const View& k, const View& v,
                        const View& doc_start, int heads, int kv_heads) {
@@ -55,10 +58,9 @@ void forward_documents(Ctx& ctx, View out, View lse, const View& q, const View& 
     const std::vector<Block> blocks = list_blocks(doc_start);
     ScratchFrame frame(ctx.scratch);
     const int64_t block_size = int64_t(D) * kKeys, head_size = int64_t(blocks.size()) * block_size;
-    const int64_t room = kQueries * (kKeys + 2 * D), N = v.shape[0];
-    const bool widened = sizeof(T) < sizeof(float);
+    const int64_t room = thread_room(D), N = v.shape[0];
     float* k_packed = ctx.scratch.alloc_of<float>(kv_heads * head_size);
-    float* v_room = ctx.scratch.alloc_of<float>(widened ? N * kv_heads * D : 0);
+    float* v_room = ctx.scratch.alloc_of<float>(widened<T> ? N * kv_heads * D : 0);
     float* memory = ctx.scratch.alloc_of<float>(omp_get_max_threads() * room);
     parallel_for(int64_t(blocks.size()) * kv_heads, [&](int64_t task) {
         const int64_t b = task / kv_heads, h = task % kv_heads;
@@ -100,4 +102,11 @@ void cpu::attention_forward(Ctx& ctx, View out, View lse, const View& q, const V
     with_real(q.dtype, [&](auto x) {
         forward_documents<decltype(x)>(ctx, out, lse, q, k, v, doc_start, heads, kv_heads);
     });
+}
+
+size_t attention_forward_scratch(const Ctx& ctx, int64_t N, int kv_heads, int head_dim) {
+    const int64_t keys = N + (N + kKeys - 1) / kKeys * kKeys; // a document's last block is padded
+    const int64_t values = ctx.storage() == Dtype::bf16 ? N : 0;
+    return size_t((keys + values) * kv_heads * head_dim + ctx.threads * thread_room(head_dim)) *
+           sizeof(float);
 }

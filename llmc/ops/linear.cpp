@@ -1,6 +1,8 @@
 // Linear: contract checks; device/gemm computes for every backend. Contract: linear.h.
 #include "llmc/ops/linear.h"
 
+#include <algorithm>
+
 void check::linear_forward(Ctx& ctx, View out, const View& inp, const View& weight) {
     const char* op = "linear_forward";
     require_shape(op, out, inp.shape[0], weight.shape[0]);
@@ -29,4 +31,16 @@ void ref::linear_backward(Ctx& ctx, View dinp, View dweight, const View& dout, c
                           const View& weight, Store store) {
     if (!dinp.empty()) gemm(ctx, dinp, dout, Trans::no, weight, Trans::no, store); // (L2)
     gemm(ctx, dweight, dout, Trans::yes, inp, Trans::no, Store::accumulate);       // (L3)
+}
+
+size_t linear_scratch(Ctx& ctx, const View& out, const View& inp, const View& weight,
+                      bool backward) {
+    size_t most = gemm_scratch(ctx, out, inp, Trans::no, weight, Trans::yes, Store::overwrite);
+    if (!backward) return most;
+    View dweight = weight;
+    dweight.dtype = ctx.dtype();
+    most =
+        std::max(most, gemm_scratch(ctx, inp, out, Trans::no, weight, Trans::no, Store::overwrite));
+    return std::max(most,
+                    gemm_scratch(ctx, dweight, out, Trans::yes, inp, Trans::no, Store::accumulate));
 }

@@ -24,5 +24,9 @@ void linear_backward(Ctx& ctx, View dinp, View dweight, const View& dout, const 
 
 } // namespace ref
 
+// Bytes of ctx.scratch that the forward takes, and with `backward` the larger of both.
+size_t linear_scratch(Ctx& ctx, const View& out, const View& inp, const View& weight,
+                      bool backward);
+
 DECLARE_OP(linear_forward)
 DECLARE_OP(linear_backward)

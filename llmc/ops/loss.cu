@@ -261,9 +261,10 @@ __device__ inline bool join_lists(ClusterShared& s, const ClusterPlan& plan, Key
 
 // One cluster of plan.blocks blocks = one row, 256 threads each. Global memory is read once into
 // shared memory and written once: 4 bytes per logit. What a thread reads there it has copied
-// itself; the blocks meet three times: maxima, sums and lists, end.
+// itself; the blocks meet three times: maxima, sums and lists, end. In fp32 three blocks share an
+// SM: four leave 64 registers to a thread, and sm_100 spills.
 template <class T, bool kGradient>
-__global__ void __launch_bounds__(kClusterThreads, 4)
+__global__ void __launch_bounds__(kClusterThreads, sizeof(T) == 4 ? 3 : 4)
     loss_cluster_kernel(LossRows<T> rows, ClusterPlan plan) {
     constexpr int N = Pack<T>::kSize;
     SHARED(ClusterShared, s);

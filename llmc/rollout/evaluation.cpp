@@ -6,14 +6,30 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 
 namespace {
+
+const char* const kTooLong = "prompt too long";
 
 uint64_t text_hash(const std::string& text) { return hash64(text.data(), text.size()); }
 
 Json answer_line(const std::string& set, int64_t index, const Problem& problem, const Answer& a) {
     Json line = {{"set", set}, {"problem", index}};
     line.update(answer_json(problem, a, LineForm::short_form));
+    return line;
+}
+
+Json choice_line(const std::string& set, int64_t index, const Problem& problem,
+                 const Json& verdict) {
+    Json line = {{"set", set},
+                 {"problem", index},
+                 {"id", problem.id},
+                 {"sample", 0},
+                 {"prompt", problem.prompt},
+                 {"choices", problem.choices},
+                 {"answer", problem.answer}};
+    line.update(verdict);
     return line;
 }
 
@@ -34,6 +50,10 @@ std::string continuation(const Problem& problem, const std::string& choice) {
                        std::isspace(static_cast<unsigned char>(choice[0])) ||
                        std::isspace(static_cast<unsigned char>(problem.prompt.back()));
     return apart ? choice : " " + choice;
+}
+
+std::string choice_text(const Problem& problem, size_t choice) {
+    return prompt_of(problem, choice) + continuation(problem, problem.choices[choice]);
 }
 
 size_t largest(const std::vector<double>& values) { // the first of its equals
@@ -72,7 +92,31 @@ Json Evaluation::fingerprint(const std::string& checkpoint) const {
             {"exact", settings_.grading.exact}};
 }
 
+bool Evaluation::fits(const Problem& problem) const {
+    const int64_t room = model_.config.max_positions;
+    if (problem.choices.empty())
+        return int64_t(tokenizer_.encode_start(problem.prompt).size()) +
+                   settings_.sampling.max_new_tokens <=
+               room;
+    for (size_t c = 0; c < problem.choices.size(); c++)
+        if (int64_t(tokenizer_.encode_start(choice_text(problem, c)).size()) > room) return false;
+    return true;
+}
+
 void Evaluation::run(SampleLog& log) {
+    if (comm_.root()) {
+        int64_t too_long = 0;
+        for (const Item& item : items_) too_long += !fits(*item.problem);
+        if (too_long == int64_t(items_.size()))
+            fatal(format("evaluate: no problem fits with its answer into the model's %d positions",
+                         model_.config.max_positions),
+                  "lower max_new_tokens, or use fewer shots");
+        if (too_long > 0)
+            std::fprintf(stderr,
+                         "warning: %ld of %zu problems are longer than the model's %d positions "
+                         "with their answer and count as wrong\n",
+                         long(too_long), items_.size(), model_.config.max_positions);
+    }
     choose(log);
     answer(log);
 }
@@ -84,6 +128,15 @@ void Evaluation::answer(SampleLog& log) {
     for (int64_t i = comm_.rank(); i < int64_t(items_.size()); i += comm_.size()) {
         const Problem& problem = *items_[size_t(i)].problem;
         if (!problem.choices.empty()) continue;
+        if (!fits(problem)) {
+            for (int sample = 0; sample < settings_.samples; sample++) {
+                Answer unasked{
+                    {0, sample, {}, {}, {}, {}, Finish::length}, "", {}, false, kTooLong, 0};
+                if (!log.has({i, sample}))
+                    log.append(answer_line(sets_[items_[size_t(i)].set].name, i, problem, unasked));
+            }
+            continue;
+        }
         Request request{text_hash(problem.prompt), tokenizer_.encode_start(problem.prompt), {}};
         for (int sample = 0; sample < settings_.samples; sample++)
             if (!log.has({i, sample})) request.samples.push_back(sample);
@@ -119,9 +172,18 @@ void Evaluation::choose(SampleLog& log) {
     for (int64_t i = comm_.rank(); i < int64_t(items_.size()); i += comm_.size()) {
         const Problem& problem = *items_[size_t(i)].problem;
         if (log.has({i, 0})) continue;
+        if (!problem.choices.empty() && !fits(problem)) {
+            log.append(choice_line(sets_[items_[size_t(i)].set].name, i, problem,
+                                   {{"logp", nullptr},
+                                    {"chosen", nullptr},
+                                    {"chosen_norm", nullptr},
+                                    {"right", false},
+                                    {"right_norm", false},
+                                    {"reason", kTooLong}}));
+            continue;
+        }
         for (size_t c = 0; c < problem.choices.size(); c++) {
-            texts.push_back(tokenizer_.encode_start(prompt_of(problem, c) +
-                                                    continuation(problem, problem.choices[c])));
+            texts.push_back(tokenizer_.encode_start(choice_text(problem, c)));
             longest = std::max(longest, texts.back().size());
             place.push_back({i, c});
         }
@@ -145,31 +207,26 @@ void Evaluation::choose(SampleLog& log) {
         }
         const std::string best = std::to_string(largest(sums)),
                           best_normed = std::to_string(largest(normed));
-        log.append({{"set", sets_[items_[size_t(i)].set].name},
-                    {"problem", i},
-                    {"id", problem.id},
-                    {"sample", 0},
-                    {"prompt", problem.prompt},
-                    {"choices", problem.choices},
-                    {"answer", problem.answer},
-                    {"logp", sums},
-                    {"chosen", best},
-                    {"chosen_norm", best_normed},
-                    {"right", best == problem.answer},
-                    {"right_norm", best_normed == problem.answer}});
+        log.append(choice_line(sets_[items_[size_t(i)].set].name, i, problem,
+                               {{"logp", sums},
+                                {"chosen", best},
+                                {"chosen_norm", best_normed},
+                                {"right", best == problem.answer},
+                                {"right_norm", best_normed == problem.answer}}));
     }
 }
 
 SetResult Evaluation::result_of(const std::string& name, const std::vector<int64_t>& items,
                                 const std::map<SampleLog::Place, Json>& lines) const {
-    SetResult result{name, {}, {}};
+    SetResult result{name, {}, {}, 0};
     std::vector<Problem> problems;
     std::vector<Outcome> outcomes;
     std::vector<double> right, right_norm;
     for (int64_t i : items) {
         const Problem& problem = *items_[size_t(i)].problem;
+        const Json& line = lines.at({i, 0});
+        result.too_long += line.value("reason", "") == kTooLong;
         if (!problem.choices.empty()) {
-            const Json& line = lines.at({i, 0});
             right.push_back(line.at("right").get<bool>());
             right_norm.push_back(line.at("right_norm").get<bool>());
             continue;
@@ -209,6 +266,9 @@ static std::string estimate_text(const Estimate& e) {
 std::string results_table(const std::vector<SetResult>& results, int k) {
     std::string text;
     for (const SetResult& result : results) {
+        if (result.too_long > 0)
+            text += format("%s: %d problems too long for the model, counted as wrong\n",
+                           result.name.c_str(), result.too_long);
         if (result.chosen)
             text += format("%s: acc %s  acc_norm %s\n", result.name.c_str(),
                            estimate_text(result.chosen->first).c_str(),
@@ -236,6 +296,7 @@ Json results_json(const std::vector<SetResult>& results) {
     Json all = Json::object();
     for (const SetResult& result : results) {
         Json entry = Json::object();
+        if (result.too_long > 0) entry["too_long"] = result.too_long;
         if (result.chosen) {
             entry["acc"] = pair(result.chosen->first);
             entry["acc_norm"] = pair(result.chosen->second);

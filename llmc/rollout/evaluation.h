@@ -22,6 +22,7 @@ struct SetResult {
     std::string name;
     std::optional<EvalResult> sampled;
     std::optional<std::pair<Estimate, Estimate>> chosen;
+    int too_long = 0; // problems counted as wrong for their length
 };
 
 class Evaluation {
@@ -31,7 +32,8 @@ class Evaluation {
     // What a log must have been made with to be continued; `checkpoint` names the weights.
     Json fingerprint(const std::string& checkpoint) const;
     // Draws and scores what the log does not have. A sample depends on the seed, the prompt's text
-    // and its number.
+    // and its number. A problem that with its answer takes more tokens than the model has positions
+    // is wrong unasked, with the reason kTooLong.
     void run(SampleLog& log);
     // One per data set, and with several "all": their problems together.
     std::vector<SetResult> results(const std::map<SampleLog::Place, Json>& lines) const;
@@ -42,6 +44,7 @@ class Evaluation {
         size_t set;
         const Problem* problem;
     };
+    bool fits(const Problem& problem) const;
     void answer(SampleLog& log);
     void choose(SampleLog& log);
     SetResult result_of(const std::string& name, const std::vector<int64_t>& items,

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
 #include <optional>
 #include <sys/stat.h>
 
@@ -112,16 +113,31 @@ std::string hash_of_file(const std::string& path) {
     return hash_text(hash64(file.data(), file.size()));
 }
 
+// Checksums by file, of a folder's state.json; empty where it has none.
+std::map<std::string, std::string> read_sums(const std::string& folder) {
+    const std::string path = folder + "/state.json";
+    std::map<std::string, std::string> sums;
+    const Json state = json_parse(read_file(path), path);
+    if (!state.is_object() || !state.contains("checksums") || !state["checksums"].is_object())
+        return sums;
+    for (const auto& [name, hash] : state["checksums"].items())
+        sums[name] = hash.is_string() ? hash.get<std::string>() : hash.dump();
+    return sums;
+}
+
 // "" or what is wrong with the folder.
 std::string inspect(const std::string& folder) {
-    const std::string path = folder + "/state.json";
-    if (!path_exists(path)) return "has no state.json";
-    const Json state = json_parse(read_file(path), path);
-    if (!state.is_object() || !state.contains("checksums")) return "state.json has no checksums";
-    for (const auto& [name, hash] : state["checksums"].items()) {
+    if (!path_exists(folder + "/state.json")) return "has no state.json";
+    std::map<std::string, std::string> sums;
+    try {
+        sums = read_sums(folder);
+    } catch (const UserError& error) {
+        return error.what();
+    }
+    if (sums.empty()) return "state.json has no checksums";
+    for (const auto& [name, hash] : sums) {
         if (!path_exists(folder + "/" + name)) return "has no " + name;
-        if (hash_of_file(folder + "/" + name) != hash.get<std::string>())
-            return name + " does not match its checksum";
+        if (hash_of_file(folder + "/" + name) != hash) return name + " does not match its checksum";
     }
     return "";
 }
@@ -151,6 +167,18 @@ void remove_old(const std::string& ckpt, int keep) {
 }
 
 } // namespace
+
+void check_sums(const std::string& folder) {
+    if (!path_exists(folder + "/state.json")) return;
+    for (const auto& [name, hash] : read_sums(folder)) {
+        const std::string path = folder + "/" + name;
+        if (name.rfind("optimizer.", 0) == 0 || !path_exists(path)) continue;
+        if (const std::string found = hash_of_file(path); found != hash)
+            fatal(path + ": its checksum is " + found + ", state.json beside it says " + hash,
+                  "it was damaged or changed; take another checkpoint, or remove state.json to "
+                  "use this one as it is");
+    }
+}
 
 void save_checkpoint(const std::string& run, int64_t step, const Json& state,
                      const CheckpointParts& parts, int keep) {

@@ -31,6 +31,10 @@ void save_checkpoint(const std::string& run, int64_t step, const Json& state,
 // and named in *warnings.
 std::string newest_checkpoint(const std::string& run, std::vector<std::string>* warnings);
 
+// A folder named by its user: fatal() if a file that loading reads differs from the checksum that
+// state.json has of it. Folders of other programs have no state.json.
+void check_sums(const std::string& folder);
+
 // Loads it into `parts` and returns its state; null if there is none. fatal() if it was made with
 // another tokenizer.
 Json load_checkpoint(const std::string& run, const CheckpointParts& parts,

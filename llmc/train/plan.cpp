@@ -4,7 +4,6 @@
 
 #include "llmc/core/error.h"
 #include "llmc/device/comm.h"
-#include "llmc/device/gemm.h"
 #include "llmc/train/keys.h"
 #include "llmc/train/micro_batch.h"
 #include "llmc/train/rl_stage.h"
@@ -24,13 +23,22 @@ int64_t status_bytes(const std::string& field) {
     return 0;
 }
 
-// Small products of the two kinds a pass has: the library's code becomes resident with the first.
-void touch_gemm(Ctx& ctx) {
-    const Dtype x = ctx.storage();
-    const Buffer a(x, "a", 64, 64), b(x, "b", 64, 64), c(x, "c", 64, 64);
-    const Buffer sums(ctx.dtype(), "sums", 64, 64);
-    gemm(ctx, c.view(), a.view(), Trans::no, b.view(), Trans::yes, Store::overwrite);
-    gemm(ctx, sums.view(), a.view(), Trans::yes, b.view(), Trans::no, Store::accumulate);
+// A small step of a model of the same kind: its code becomes resident, and the library's.
+void touch_code(const Ctx& ctx, bool moe) {
+    if (ctx.backend != Backend::cpu) return;
+    constexpr int64_t kRows = 64;
+    Ctx own(ctx.backend, ctx.threads, ctx.bf16);
+    Model model(own, model_preset(moe ? "tiny-moe" : "tiny"));
+    model.weights_changed();
+    TrainPass pass(own, model, {kRows, kRows, true, false});
+    const Buffer zeros(Dtype::i32, "zeros", kRows), stats(own.dtype(), "stats", kRows, kLossStats);
+    const Buffer scale(own.dtype(), "scale", kRows);
+    const Batch batch{zeros.view(), zeros.view(), zeros.view()};
+    pass.zero_grads();
+    pass.forward(batch, false);
+    pass.loss_backward(stats.view(), zeros.view(), scale.view(), View{},
+                       {model.config.vocab, 1, 0, 0, 0, RewardForm::factor, 1, 0, 0});
+    own.wait();
 }
 
 // Bytes this process may still take: of the machine, or of its control group where that is less.
@@ -152,7 +160,7 @@ MemoryPlan plan_memory(Ctx& ctx, const RunShape& shape, Comm& comm) {
         plan.segments[i] = int64_t(dry.arena.bytes(Segment(i)));
     const int64_t element = int64_t(dtype_bytes(ctx.dtype())), trained = model.table.trained_size;
     const Comm::Range own = comm.shard(trained);
-    touch_gemm(dry);
+    touch_code(ctx, shape.config.moe());
     plan.program = status_bytes("VmRSS:");
     plan.exchange = Comm::exchange_bytes(trained, ctx.dtype(), comm.size());
     plan.gradients_sent = plan.weights_sent = (trained - (own.end - own.begin)) * element;
@@ -182,6 +190,7 @@ std::string plan_text(Ctx& ctx, const RunShape& shape, Comm& comm) {
                                          shape.pass.recompute ? ", blocks recomputed" : ""));
     segment(Segment::logits,
             format("%ld rows at a time", long(std::min(shape.pass.rows, shape.pass.loss_rows))));
+    segment(Segment::scratch, "of the largest product or attention");
     segment(Segment::rollouts,
             shape.samples ? format("packed weights, KV cache and pass of %d sequences of %d tokens",
                                    shape.engine.rows, shape.engine.longest)

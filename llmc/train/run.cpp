@@ -136,6 +136,7 @@ void Run::start_or_resume() {
         metrics_bytes = state.at("metrics_bytes").get<uint64_t>();
         last_saved_ = position_.global_step;
     } else if (!recipe_.text("", "init").empty()) {
+        check_sums(recipe_.text("", "init"));
         load_weights(*model_, recipe_.text("", "init"));
     } else {
         init_params(model_->weights, model_->table, model_->config,
