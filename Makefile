@@ -154,7 +154,7 @@ op: $(BUILD)/tests bench
 	$(BUILD)/tests '[op]' && ./bench $(OP)
 
 # The kernels through nvcc: no warning, no spilled register. What ptxas says of each (registers,
-# shared memory) stays beside the object.
+# shared memory) and its PTX stay beside the object and make test/traced/registers.txt.
 NVCC := $(shell command -v nvcc)
 CUDA_ARCHS = 80 90 100 120
 NVCCFLAGS = -std=c++20 -O3 -I. -Xcompiler -Wall,-Wextra,-Werror,-Wno-unknown-pragmas \
@@ -162,16 +162,22 @@ NVCCFLAGS = -std=c++20 -O3 -I. -Xcompiler -Wall,-Wextra,-Werror,-Wno-unknown-pra
 define CUDA_RULE
 $(BUILD)/cuda/sm_$(1)/%.o: %.cu
 	@mkdir -p $$(dir $$@)
-	@$(NVCC) -arch=sm_$(1) $(NVCCFLAGS) -MMD -MP -c $$< -o $$@ >$$(@:.o=.txt) 2>&1 || \
+	@mkdir -p $$(@:.o=.keep)
+	@$(NVCC) -arch=sm_$(1) $(NVCCFLAGS) --keep --keep-dir $$(@:.o=.keep) -MMD -MP -c $$< -o $$@ >$$(@:.o=.txt) 2>&1 || \
 	  { cat $$(@:.o=.txt); rm -f $$@; exit 1; }
+	@mv $$(@:.o=.keep)/*.ptx $$(@:.o=.ptx) && rm -rf $$(@:.o=.keep)
 endef
 $(foreach arch,$(CUDA_ARCHS),$(eval $(call CUDA_RULE,$(arch))))
 ifneq ($(NVCC),)
-cuda-check: $(foreach arch,$(CUDA_ARCHS),$(KERNELS:%.cu=$(BUILD)/cuda/sm_$(arch)/%.o))
+CUDA_OBJECTS := $(foreach arch,$(CUDA_ARCHS),$(KERNELS:%.cu=$(BUILD)/cuda/sm_$(arch)/%.o))
+cuda-check: $(CUDA_OBJECTS)
 	@echo "cuda-check: $(notdir $(KERNELS)) for $(addprefix sm_,$(CUDA_ARCHS)): no warnings, no spills"
+	@python3 test/traced/registers.py $(BUILD)/cuda
+registers: $(CUDA_OBJECTS)
+	@python3 test/traced/registers.py $(BUILD)/cuda --write
 else
-cuda-check:
-	@echo "cuda-check: skipped, no nvcc"
+cuda-check registers:
+	@echo "$@: skipped, no nvcc"
 endif
 
 # A ladder of dev/cuda: traced, under SIMT, and for the GPU where nvcc is. Its early versions may
@@ -192,5 +198,5 @@ lint:
 clean:
 	rm -rf build build-* train rollout data/prepare golden bench
 
-.PHONY: all found test test-all asan fuzz op cuda-check ladder lint clean
+.PHONY: all found test test-all asan fuzz op cuda-check registers ladder lint clean
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -10,11 +10,26 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <string>
 #include <vector>
 #ifndef __CUDACC__
 #include "llmc/device/simt/trace.h"
+#endif
+
+#ifdef __CUDACC__
+namespace {
+
+__global__ void ladder_read_kernel(unsigned* out, const unsigned* inp, int n) {
+    unsigned any = 0;
+    for (int i = int(blockIdx.x * blockDim.x + threadIdx.x); i < n;
+         i += int(gridDim.x * blockDim.x))
+        any |= inp[i];
+    if (any == 1) *out = any; // never; the loads stay
+}
+
+} // namespace
 #endif
 
 class Ladder {
@@ -39,17 +54,27 @@ class Ladder {
         buffers_.push_back(view);
         return view;
     }
-    void fill_normal(View view, uint64_t stream) {
+    void fill_normal(View view, uint64_t stream, double scale = 1) {
         Rng rng(7, stream);
-        for (int64_t i = 0; i < view.size(); i++) write_value(view, i, rng.normal());
+        for (int64_t i = 0; i < view.size(); i++) write_value(view, i, scale * rng.normal());
+    }
+    // An operand that the op works on in place gets its present content back before every call.
+    void keep(const View& view) {
+        void* copy = allocate(view.bytes());
+        std::memcpy(copy, view.data, view.bytes());
+        kept_.push_back({view, copy});
     }
 
     // Runs a version, prints its line. error(): the relative error of what it left behind.
     void step(const char* name, const Work& work, double tolerance,
               const std::function<void(Ctx&)>& run, const std::function<double()>& error) {
-        const std::string figures = kGpu ? timed(work, run) : counted(work, run);
+        restore();
+        std::string figures = kGpu ? "" : counted(work, run);
+        if (kGpu) run(ctx_);
+        wait();
         const double off = error();
         const bool right = off <= tolerance; // not of NaN
+        if (kGpu) figures = right ? timed(work, run) : format("%62s", "");
         failed_ = failed_ || !right;
         std::printf("| %-20s | %s | %8.1e%s |\n", name, figures.c_str(), off,
                     right ? "" : " WRONG");
@@ -59,13 +84,15 @@ class Ladder {
 
   private:
     void header() {
-        std::printf(kGpu
-                        ? "| version              |       us |   GB/s | TFLOP/s |    error |\n"
-                          "|----------------------|---------:|-------:|--------:|---------:|\n"
-                        : "| version              | bytes / floor | waves / ideal | mma / needed | "
-                          "races |    error |\n"
-                          "|----------------------|--------------:|--------------:|-------------:|"
-                          "------:|---------:|\n");
+        std::printf(
+            kGpu ? "| version              |       us |      p20 |      p80 |   GB/s | % of copy "
+                   "| TFLOP/s |    error |\n"
+                   "|----------------------|---------:|---------:|---------:|-------:|----------:"
+                   "|--------:|---------:|\n"
+                 : "| version              | bytes / floor | waves / ideal | mma / needed | "
+                   "races |    error |\n"
+                   "|----------------------|--------------:|--------------:|-------------:|"
+                   "------:|---------:|\n");
     }
 #ifdef __CUDACC__
     void* allocate(size_t bytes) {
@@ -74,33 +101,69 @@ class Ladder {
         return memory;
     }
     std::string counted(const Work&, const std::function<void(Ctx&)>&) { return ""; }
-    // Median of 50 calls, each after the L2 cache was written over.
-    std::string timed(const Work& work, const std::function<void(Ctx&)>& run) {
-        constexpr size_t kFlush = size_t(256) << 20;
-        static void* flush = allocate(kFlush);
+    void restore() {
+        for (const Kept& kept : kept_)
+            cuda_check(
+                cudaMemcpyAsync(kept.view.data, kept.copy, kept.view.bytes(), cudaMemcpyDefault),
+                "cudaMemcpyAsync");
+    }
+    void wait() { cuda_check(cudaDeviceSynchronize(), "cudaDeviceSynchronize"); }
+
+    // Sorted times of 100 calls in ms, after 20 to warm up. Before each, outside of the time: its
+    // operands as they were, then the L2 cache full of other lines, which are only read, so that
+    // no write-back falls into the time.
+    std::vector<float> times_of(const std::function<void()>& run) {
+        constexpr int kWarm = 20, kTimes = 100;
+        static unsigned* sink = static_cast<unsigned*>(allocate(sizeof(unsigned)));
+        static unsigned* flush = static_cast<unsigned*>(allocate(kFlushBytes));
         cudaEvent_t begin, end;
         cuda_check(cudaEventCreate(&begin), "cudaEventCreate");
         cuda_check(cudaEventCreate(&end), "cudaEventCreate");
-        std::vector<float> times;
-        for (int i = 0; i < 60; i++) {
-            cuda_check(cudaMemsetAsync(flush, i, kFlush), "cudaMemset");
+        std::vector<float> times(kTimes);
+        for (int i = -kWarm; i < kTimes; i++) {
+            restore();
+            ladder_read_kernel<<<1024, 256>>>(sink, flush, int(kFlushBytes / sizeof(unsigned)));
             cuda_check(cudaEventRecord(begin), "cudaEventRecord");
-            run(ctx_);
+            run();
             cuda_check(cudaEventRecord(end), "cudaEventRecord");
             cuda_check(cudaEventSynchronize(end), "cudaEventSynchronize");
-            float ms;
-            cuda_check(cudaEventElapsedTime(&ms, begin, end), "cudaEventElapsedTime");
-            if (i >= 10) times.push_back(ms);
+            if (i >= 0)
+                cuda_check(cudaEventElapsedTime(&times[size_t(i)], begin, end),
+                           "cudaEventElapsedTime");
         }
-        std::nth_element(times.begin(), times.begin() + 25, times.end());
-        const double s = times[25] * 1e-3;
-        return format("%8.1f | %6.0f | %7.1f", s * 1e6, work.floor_bytes / s * 1e-9,
+        std::sort(times.begin(), times.end());
+        return times;
+    }
+    // GB/s of the floor, never of what a version happens to move; the copy moves as many bytes.
+    std::string timed(const Work& work, const std::function<void(Ctx&)>& run) {
+        const size_t half = size_t(work.floor_bytes / 2);
+        if (copy_ms_ == 0) {
+            void *from, *to;
+            cuda_check(cudaMalloc(&from, half), "cudaMalloc");
+            cuda_check(cudaMalloc(&to, half), "cudaMalloc");
+            copy_ms_ = times_of([&] {
+                cuda_check(cudaMemcpyAsync(to, from, half, cudaMemcpyDeviceToDevice),
+                           "cudaMemcpyAsync");
+            })[50];
+            cuda_check(cudaFree(from), "cudaFree");
+            cuda_check(cudaFree(to), "cudaFree");
+        }
+        const std::vector<float> times = times_of([&] { run(ctx_); });
+        const double s = times[50] * 1e-3;
+        return format("%8.1f | %8.1f | %8.1f | %6.0f | %9.0f | %7.1f", s * 1e6, times[20] * 1e3,
+                      times[80] * 1e3, work.floor_bytes / s * 1e-9, 100 * copy_ms_ / times[50],
                       work.flops / s * 1e-12);
     }
+    static constexpr size_t kFlushBytes = size_t(256) << 20;
+    double copy_ms_ = 0;
 #else
     void* allocate(size_t bytes) {
         return std::aligned_alloc(256, bytes);
     } // for the program's life
+    void restore() {
+        for (const Kept& kept : kept_) std::memcpy(kept.view.data, kept.copy, kept.view.bytes());
+    }
+    void wait() {}
     std::string timed(const Work&, const std::function<void(Ctx&)>&) { return ""; }
     std::string counted(const Work& work, const std::function<void(Ctx&)>& run) {
         simt::runtime::Trace trace;
@@ -121,7 +184,13 @@ class Ladder {
     }
 #endif
 
+    struct Kept {
+        View view;
+        void* copy;
+    };
+
     Ctx ctx_;
     std::vector<View> buffers_;
+    std::vector<Kept> kept_;
     bool failed_ = false;
 };

@@ -399,20 +399,9 @@ template <class T> ClusterPlan plan_of(const Ctx& ctx, const LossShape& shape) {
     return plan;
 }
 
-template <class T, bool kGradient> void run(Ctx& ctx, const LossRows<T>& rows, int N) {
-    const ClusterPlan plan = plan_of<T>(ctx, rows.shape);
-    if (plan.blocks == 0) {
-        const LaunchShape shape{N, kSweepThreads, 1, kSweepRoom * sizeof(Key)};
-        LAUNCH(ctx, (loss_sweep_kernel<T, kGradient>), shape, rows);
-    } else {
-        const LaunchShape shape{N * plan.blocks, kClusterThreads, plan.blocks, plan.bytes()};
-        LAUNCH(ctx, (loss_cluster_kernel<T, kGradient>), shape, rows, plan);
-    }
-}
-
-template <class T, bool kGradient>
-void run_rows(Ctx& ctx, View stats, const View& logits, const View& targets, const View& scale,
-              const View& old_logp, const LossShape& shape) {
+template <class T>
+LossRows<T> rows_of(View stats, const View& logits, const View& targets, const View& scale,
+                    const View& old_logp, const LossShape& shape) {
     const double factor = 1.4426950408889634074 / shape.temperature; // log2(e)
     const float log2 = float(factor);
     LossRows<T> rows{};
@@ -428,7 +417,25 @@ void run_rows(Ctx& ctx, View stats, const View& logits, const View& targets, con
         reinterpret_cast<uintptr_t>(logits.data) % 16 == 0 && logits.ld % Pack<T>::kSize == 0;
     rows.exponent = {log2, float((factor - double(log2)) * 0.693147180559945309)};
     rows.shape = shape;
-    run<T, kGradient>(ctx, rows, int(logits.shape[0]));
+    return rows;
+}
+
+template <class T, bool kGradient> void run(Ctx& ctx, const LossRows<T>& rows, int N) {
+    const ClusterPlan plan = plan_of<T>(ctx, rows.shape);
+    if (plan.blocks == 0) {
+        const LaunchShape shape{N, kSweepThreads, 1, kSweepRoom * sizeof(Key)};
+        LAUNCH(ctx, (loss_sweep_kernel<T, kGradient>), shape, rows);
+    } else {
+        const LaunchShape shape{N * plan.blocks, kClusterThreads, plan.blocks, plan.bytes()};
+        LAUNCH(ctx, (loss_cluster_kernel<T, kGradient>), shape, rows, plan);
+    }
+}
+
+template <class T, bool kGradient>
+void run_rows(Ctx& ctx, View stats, const View& logits, const View& targets, const View& scale,
+              const View& old_logp, const LossShape& shape) {
+    run<T, kGradient>(ctx, rows_of<T>(stats, logits, targets, scale, old_logp, shape),
+                      int(logits.shape[0]));
 }
 
 } // namespace

@@ -89,22 +89,31 @@ struct RouterGradient {
     float scale;
 };
 
+HOST_DEVICE constexpr int router_backward_words(int E, int K) {
+    return E + (1 + 2 * kRowsPerWarp) * K;
+}
 // One warp = one row, whose gradient is put together in shared memory and written once: 4 bytes
-// per expert, and a sector of scores per selected one.
-__global__ void __launch_bounds__(kThreads) router_backward_kernel(RouterGradient a) {
+// per expert, and a sector of scores per selected one. Choices and their gradients come in for all
+// 8 rows of a warp at once, as rows of K begin inside sectors.
+//   | warp 0: gradient (E), scores (K), dweights (8, K), experts (8, K) | warp 1: ... |
+__global__ void __launch_bounds__(kThreads, 4) router_backward_kernel(RouterGradient a) {
     DYNAMIC_SHARED(float, shared);
     const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
-    float *row = shared + warp * (a.E + 3 * a.K), *scores = row + a.E, *g = scores + a.K;
-    int* experts = reinterpret_cast<int*>(g + a.K);
+    const int choices = kRowsPerWarp * a.K;
+    float *row = shared + warp * router_backward_words(a.E, a.K), *scores = row + a.E;
+    float *dweights = scores + a.K, *g = dweights;
+    int *chosen = reinterpret_cast<int*>(dweights + choices), *experts = chosen;
     for (int e = lane; e < a.E; e += 32) row[e] = 0;
     const int64_t first = (int64_t(blockIdx.x) * kWarps + warp) * kRowsPerWarp;
-    for (int64_t n = first; n < first + kRowsPerWarp && n < a.N; n++) {
+    for (int i = lane; i < choices && first + i / a.K < a.N; i += 32) {
+        chosen[i] = a.experts[first * a.K + i];
+        dweights[i] = a.dweights[(first + i / a.K) * a.dweights_ld + i % a.K];
+    }
+    __syncwarp();
+    for (int64_t n = first; n < first + kRowsPerWarp && n < a.N; n++, g += a.K, experts += a.K) {
         float sum = 0, dot = 0;
-        for (int k = lane; k < a.K; k += 32) {
-            experts[k] = a.experts[n * a.K + k];
-            g[k] = a.dweights[n * a.dweights_ld + k];
+        for (int k = lane; k < a.K; k += 32)
             sum += scores[k] = a.scores[n * a.scores_ld + experts[k]];
-        }
         sum = warp_sum(sum);
         // The share of the sum is formed first: at K = 1 the gradient is exactly 0.
         for (int k = lane; k < a.K; k += 32) dot += g[k] * (scores[k] / sum);
@@ -276,7 +285,7 @@ void gpu::router_backward(Ctx& ctx, View dlogits, const View& dweights, const Vi
                            E,
                            K,
                            float(scale)};
-    const size_t shared = sizeof(float) * size_t(kWarps * (E + 3 * K));
+    const size_t shared = sizeof(float) * size_t(kWarps * router_backward_words(E, K));
     LAUNCH(ctx, router_backward_kernel,
            (LaunchShape{blocks_of(N, kWarps * kRowsPerWarp), kThreads, 1, shared}), a);
 }
