@@ -57,13 +57,14 @@ rl_losses() { # RL steps of a run that had a group to learn from
 # FIRST SECOND [TOLERANCE] [COUNT]: the losses of all steps and of held-out text, more than COUNT
 # (50) of them, agree to TOLERANCE (1e-6) relative
 losses_agree() {
-    python3 - "$work/$1/metrics.jsonl" "$work/$2/metrics.jsonl" "${3:-1e-6}" "${4:-50}" <<'PYTHON'
+    python3 - "$work/$1/metrics.jsonl" "$work/$2/metrics.jsonl" "${3:-1e-6}" "${4:-50}" "${5:-pretrain midtrain rl}" <<'PYTHON'
 import json
 import sys
 
 runs = [[json.loads(line) for line in open(path)] for path in sys.argv[1:3]]
-tolerance, count = float(sys.argv[3]), int(sys.argv[4])
-losses = [[(row["global_step"], row[key]) for row in run for key in ("loss", "val_ce") if key in row] for run in runs]
+tolerance, count, stages = float(sys.argv[3]), int(sys.argv[4]), sys.argv[5].split()
+losses = [[(row["global_step"], row[key]) for row in run if row["stage"] in stages
+           for key in ("loss", "val_ce") if key in row] for run in runs]
 worst = max(abs(a[1] - b[1]) / abs(a[1]) for a, b in zip(*losses))
 print(f"        {len(losses[0])} losses, largest relative difference {worst:.1e}")
 sys.exit(not (len(losses[0]) > count and [a[0] for a in losses[0]] == [b[0] for b in losses[1]] and worst < tolerance))

@@ -15,8 +15,9 @@ for model in tiny tiny-moe; do
     done
     check "$model: the kernels in fp32 have the losses of the CPU to 1e-5" \
         losses_agree "$model-fp32-cpu" "$model-fp32-simt" 1e-5 20
+    # In RL a rounding decides which token is drawn, and then the answers are others.
     check "$model: the kernels in bf16 have the losses of the CPU to 1e-2" \
-        losses_agree "$model-bf16-cpu" "$model-bf16-simt" 1e-2 20
+        losses_agree "$model-bf16-cpu" "$model-bf16-simt" 1e-2 18 "pretrain midtrain"
     check "$model: RL had something to learn from" [ "$(rl_losses "$model-fp32-simt")" -gt 0 ]
 done
 finish
