@@ -166,6 +166,20 @@ MappedFile::~MappedFile() {
     if (data_) munmap(const_cast<uint8_t*>(data_), size_);
 }
 
+void MappedFile::read_ahead() const {
+    if (data_) ::madvise(const_cast<uint8_t*>(data_), size_, MADV_WILLNEED);
+}
+
+void populate(const void* data, size_t bytes) {
+#ifdef MADV_POPULATE_READ // Linux 5.14; where it is refused the pages come one by one
+    const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE));
+    const uintptr_t begin = uintptr_t(data) / page * page;
+    ::madvise(reinterpret_cast<void*>(begin), uintptr_t(data) + bytes - begin, MADV_POPULATE_READ);
+#else
+    (void)data, (void)bytes;
+#endif
+}
+
 uint64_t hash64(const void* data, size_t bytes) { return XXH3_64bits(data, bytes); }
 
 std::string hash_text(uint64_t hash) { return format("%016llx", (unsigned long long)hash); }

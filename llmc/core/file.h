@@ -43,12 +43,16 @@ class MappedFile {
     const uint8_t* data() const { return data_; }
     size_t size() const { return size_; }
     const std::string& path() const { return path_; }
+    void read_ahead() const; // the system begins to read all of it
 
   private:
     std::string path_;
     const uint8_t* data_ = nullptr;
     size_t size_ = 0;
 };
+
+// Maps these bytes of a MappedFile in one go, in place of a page fault for every 4 KB.
+void populate(const void* data, size_t bytes);
 
 uint64_t hash64(const void* data, size_t bytes); // XXH3, 64 bits
 std::string hash_text(uint64_t hash);            // 16 hex digits

@@ -28,6 +28,7 @@ class SafetensorsFile {
     std::vector<double> read_f64(const std::string& name) const;
     std::vector<int64_t> read_i64(const std::string& name) const;
     const std::string& path() const { return file_.path(); }
+    void read_ahead() const { file_.read_ahead(); }
 
   private:
     void parse_header();

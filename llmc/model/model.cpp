@@ -1,6 +1,7 @@
 // Contract: model.h.
 #include "llmc/model/model.h"
 
+#include "llmc/core/file.h"
 #include "llmc/device/parallel.h"
 #include "llmc/device/simd.h"
 #include "llmc/ops/rope.h"
@@ -45,6 +46,7 @@ void Model::set_rope_base(double base) {
 void load_weights(Model& model, const std::string& directory) {
     const WeightFiles files(directory);
     files.check(model.config, model.table);
+    files.read_ahead();
     struct Part { // small enough that threads end together, whatever the tensors' sizes
         const char* from;
         Dtype dtype;
@@ -67,6 +69,7 @@ void load_weights(Model& model, const std::string& directory) {
     }
     parallel_for_dynamic(int64_t(parts.size()), [&](int64_t i, int) {
         const Part& part = parts[size_t(i)];
+        populate(part.from, size_t(part.count) * dtype_bytes(part.dtype));
         convert_values(part.from, part.dtype, part.to, own, part.count);
     });
     model.weights_changed();

@@ -104,6 +104,10 @@ const void* WeightFiles::values(const Param& param, Dtype* dtype) const {
     return place.file->data(*place.entry);
 }
 
+void WeightFiles::read_ahead() const {
+    for (const auto& file : files_) file->read_ahead();
+}
+
 uint64_t WeightFiles::bytes() const {
     uint64_t sum = 0;
     for (const auto& file : files_) sum += file_size(file->path());
