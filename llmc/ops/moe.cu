@@ -108,8 +108,7 @@ __global__ void __launch_bounds__(kThreads, 4) router_backward_kernel(RouterGrad
     for (int i = lane; i < choices && first + i / a.K < a.N; i += 32) {
         chosen[i] = a.experts[first * a.K + i];
         dweights[i] = a.dweights[(first + i / a.K) * a.dweights_ld + i % a.K];
-    }
-    __syncwarp();
+    } // a lane's own for the first row; what others brought comes after that row's barriers
     for (int64_t n = first; n < first + kRowsPerWarp && n < a.N; n++, g += a.K, experts += a.K) {
         float sum = 0, dot = 0;
         for (int k = lane; k < a.K; k += 32)

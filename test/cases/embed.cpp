@@ -9,8 +9,11 @@ std::vector<OpCase> embed_cases() {
         bool perf;
     };
     std::vector<OpCase> cases;
-    for (Shape s :
-         {Shape{1, 1, 1, false}, {7, 13, 5, false}, {130, 67, 11, false}, {4096, 256, 512, true}}) {
+    for (Shape s : {Shape{1, 1, 1, false},
+                    {7, 13, 5, false},
+                    {130, 67, 11, false},
+                    {300, 5, 7, false},
+                    {4096, 256, 512, true}}) {
         OpCase op;
         op.name = format("embed N=%ld C=%ld V=%ld", long(s.N), long(s.C), long(s.V));
         auto below_v = [V = s.V](std::vector<double>& values, Rng& rng) {
