@@ -32,11 +32,33 @@ part() {
 counted() {
     name=$1
     shift
-    echo "== $name"
     begin=$(date +%s)
     log=$(mktemp)
     "$@" >"$log" 2>&1
+    count $?
+}
+
+# beside NAME COMMAND...: the same for a command of one thread, while the next ones run; joined() waits for it.
+beside() {
+    beside_name=$1
+    shift
+    beside_begin=$(date +%s)
+    beside_log=$(mktemp)
+    "$@" >"$beside_log" 2>&1 &
+    beside_process=$!
+}
+joined() {
+    wait "$beside_process"
     status=$?
+    name=$beside_name
+    begin=$beside_begin
+    log=$beside_log
+    count $status
+}
+
+count() { # EXIT CODE
+    status=$1
+    echo "== $name"
     line=$(grep -E '^[0-9]+ passed, [0-9]+ failed$' "$log" | tail -1)
     if [ -z "$line" ]; then
         tail -40 "$log"
@@ -46,8 +68,8 @@ counted() {
         bad=$(echo "$line" | sed 's/.*, \([0-9]*\) failed/\1/')
         passed=$((passed + $(echo "$line" | sed 's/ passed.*//')))
         failed=$((failed + bad))
-        [ "$bad" -eq 0 ] && [ $status -eq 0 ] || tail -60 "$log"
-        if [ "$bad" -eq 0 ] && [ $status -ne 0 ]; then failed=$((failed + 1)); fi
+        [ "$bad" -eq 0 ] && [ "$status" -eq 0 ] || tail -60 "$log"
+        if [ "$bad" -eq 0 ] && [ "$status" -ne 0 ]; then failed=$((failed + 1)); fi
         echo "$line"
     fi
     echo "   $(($(date +%s) - begin)) s"
@@ -57,11 +79,12 @@ counted() {
 part "lint" make -s lint
 part "kernels through nvcc" make -s cuda-check
 part "build" make -s train rollout data/prepare golden bench build/tests build/traced_tests
+beside "traced kernels: races, traffic" sh scripts/run_tests.sh build/traced_tests
 counted "unit and slow tests" sh scripts/run_tests.sh build/tests
-counted "traced kernels: races, traffic" sh scripts/run_tests.sh build/traced_tests
 counted "golden vectors" ./golden test/golden
+joined
 part "build with sanitizers" make -s asan
-counted "unit tests under ASan and UBSan" sh scripts/run_tests.sh build-asan/tests '~[slow]'
+beside "unit tests under ASan and UBSan" sh scripts/run_tests.sh build-asan/tests '~[slow]'
 counted "resume after kill -9" sh test/resume.sh
 counted "evaluation after kill -9" sh test/evaluate.sh
 counted "ranks" sh test/ranks.sh
@@ -73,6 +96,7 @@ counted "kills at random instants" sh test/kills.sh 1 tiny-moe 2
 counted "corpora" sh test/prepare.sh
 counted "files for other programs" python3 test/test_files.py
 counted "benchmark files, generated programs" python3 test/test_benchmarks.py
+joined
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -34,7 +34,7 @@ template <class T> struct Step {
     static constexpr int kTerms = 1;
     static Values column(const float* a) { return splat(*a); }
     static Values row(const float* b) { return load(b); }
-    static Vf add(Vf sum, Values a, Values b) { return sum + a * b; } // one rounding: fused
+    static Vf add(Vf sum, Values a, Values b) { return fused(a, b, sum); }
 };
 
 #ifdef __AVX512BF16__

@@ -266,6 +266,10 @@ bool Run::run_stage() {
 StatSums Run::sum_gradients(const Stage& stage, const StageBatch& batch) {
     pass_->zero_grads();
     StatSums sums;
+    // Sharded, every rank adds at every micro-batch of any rank: asked before the first one, as the
+    // ranks would meet in different exchanges after it.
+    const int64_t own_turns = int64_t(batch.micro.size());
+    const int64_t turns = pass_->sharded() ? int64_t(comm_.all_max(double(own_turns))) : own_turns;
     for (const MicroBatch& micro : batch.micro) {
         views_.fill(*ctx_, micro);
         pass_->forward(views_.batch, true);
@@ -280,11 +284,7 @@ StatSums Run::sum_gradients(const Stage& stage, const StageBatch& batch) {
         sums.add(micro, views_.stats, stage.loss, tokenizer_);
         fault_point(stage.name + ".trained");
     }
-    if (pass_->sharded()) // the others may have more micro-batches
-        for (int64_t turns =
-                 int64_t(comm_.all_max(double(batch.micro.size()))) - int64_t(batch.micro.size());
-             turns > 0; turns--)
-            pass_->backward_of_nothing();
+    for (int64_t turn = own_turns; turn < turns; turn++) pass_->backward_of_nothing();
     sums.all_sum(comm_);
     ctx_->wait();
     if (model_->config.moe()) comm_.all_sum(pass_->expert_counts());
