@@ -15,9 +15,11 @@ for model in tiny tiny-moe; do
     done
     check "$model: the kernels in fp32 have the losses of the CPU to 1e-5" \
         losses_agree "$model-fp32-cpu" "$model-fp32-simt" 1e-5 20
-    # In RL a rounding decides which token is drawn, and then the answers are others.
-    check "$model: the kernels in bf16 have the losses of the CPU to 1e-2" \
-        losses_agree "$model-bf16-cpu" "$model-bf16-simt" 1e-2 18 "pretrain midtrain"
+    # In RL a rounding decides which token is drawn, and then the answers are others; so it does which expert a
+    # row goes to that is near two.
+    case $model in *moe) band=5e-2 ;; *) band=1e-2 ;; esac
+    check "$model: the kernels in bf16 have the losses of the CPU to $band" \
+        losses_agree "$model-bf16-cpu" "$model-bf16-simt" $band 18 "pretrain midtrain"
     check "$model: RL had something to learn from" [ "$(rl_losses "$model-fp32-simt")" -gt 0 ]
 done
 finish
