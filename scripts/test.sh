@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs what is missing, builds with warnings as errors, runs every test, ends with "N passed, M failed".
 #   lint, the kernels through nvcc if it is there, unit tests, slow tests, traced kernels, golden
-#   vectors, the same unit tests under ASan and UBSan, resume tests, evaluations, ranks, rollout ranks,
-#   the report, training through the kernels, faults, kills at random instants, corpora, files
+#   vectors, the same unit tests under ASan and UBSan, resume tests, evaluations, the report, training through
+#   the kernels, faults, corpora, files, ranks, rollout ranks, kills at random instants
 set -u
 cd "$(dirname "$0")/.."
 sh scripts/setup.sh || exit 1
@@ -87,16 +87,16 @@ part "build with sanitizers" make -s asan
 beside "unit tests under ASan and UBSan" sh scripts/run_tests.sh build-asan/tests '~[slow]'
 counted "resume after kill -9" sh test/resume.sh
 counted "evaluation after kill -9" sh test/evaluate.sh
-counted "ranks" sh test/ranks.sh
-counted "rollout ranks" sh test/serve.sh
 counted "report" sh test/report.sh
 counted "training through the kernels" sh test/simt.sh
 counted "faults" sh test/faults.sh
-counted "kills at random instants" sh test/kills.sh 1 tiny-moe 2
 counted "corpora" sh test/prepare.sh
 counted "files for other programs" python3 test/test_files.py
 counted "benchmark files, generated programs" python3 test/test_benchmarks.py
-joined
+joined # ranks wait for each other and want both cores
+counted "ranks" sh test/ranks.sh
+counted "rollout ranks" sh test/serve.sh
+counted "kills at random instants" sh test/kills.sh 1 tiny-moe 2
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
