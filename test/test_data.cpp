@@ -7,43 +7,14 @@
 #include "llmc/data/problems.h"
 #include "llmc/data/shard.h"
 #include "llmc/data/stream.h"
-#include "test/catch.h"
+#include "test/fixture.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <regex>
 #include <set>
 #include <unistd.h>
 
 namespace {
-
-struct Folder {
-    std::string path;
-    Folder() {
-        char name[] = "/tmp/prior_test_XXXXXX";
-        REQUIRE(mkdtemp(name) != nullptr);
-        path = name;
-    }
-    ~Folder() { std::filesystem::remove_all(path); }
-    std::string file(const std::string& name, const std::string& content) const {
-        write_file_atomic(path + "/" + name, content);
-        return path + "/" + name;
-    }
-};
-
-template <class Action> std::string message_of(const Action& action) {
-    try {
-        action();
-    } catch (const UserError& error) {
-        CHECK(!error.hint.empty());
-        return error.what();
-    }
-    return "";
-}
-
-bool contains(const std::string& text, const std::string& part) {
-    return text.find(part) != std::string::npos;
-}
 
 const Tokenizer kTokenizer;
 const StreamOptions kOptions{32, true, 7, Split::train, 0.02, true};

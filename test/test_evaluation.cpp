@@ -1,5 +1,5 @@
 // Evaluations (llmc/rollout/evaluation.h, sample_log.h), problem files, scoring, the live view.
-#include "test/catch.h"
+#include "test/fixture.h"
 
 #include "llmc/core/error.h"
 #include "llmc/core/file.h"
@@ -19,16 +19,6 @@ namespace {
 std::vector<Problem> problems_of(const std::string& file) {
     return ProblemSet("test/data/" + file, Split::validation, 0, 0).first(100);
 }
-
-struct Folder {
-    std::string path;
-    Folder() {
-        char name[] = "/tmp/prior_test_XXXXXX";
-        REQUIRE(mkdtemp(name) != nullptr);
-        path = name;
-    }
-    ~Folder() { std::filesystem::remove_all(path); }
-};
 
 struct ByteModel {
     Ctx ctx{Backend::cpu, 1};

@@ -2,12 +2,10 @@
 #include "llmc/core/file.h"
 #include "llmc/core/rng.h"
 #include "llmc/model/train_pass.h"
-#include "test/catch.h"
+#include "test/fixture.h"
 
 #include <cmath>
 #include <cstring>
-#include <filesystem>
-#include <unistd.h>
 
 namespace {
 
@@ -75,12 +73,6 @@ std::vector<char> summed_gradients(bool moe, bool bf16, int threads, bool recomp
 
 std::vector<char> gradients(bool moe, bool bf16, int threads, bool recompute) {
     return summed_gradients(moe, bf16, threads, recompute, true, nullptr);
-}
-
-std::string temporary_folder() {
-    char path[] = "/tmp/prior_test_XXXXXX";
-    REQUIRE(mkdtemp(path) != nullptr);
-    return path;
 }
 
 } // namespace
@@ -200,17 +192,16 @@ TEST_CASE("model: gradients are those of finite differences, end to end", "[mode
 
 TEST_CASE("model: weights written and read again have the same bits", "[model]") {
     for (bool moe : {false, true}) {
-        const std::string folder = temporary_folder();
+        const Folder folder;
         Ctx ctx(Backend::cpu, 0);
         Model out(ctx, small(moe));
         init_params(out.weights, out.table, out.config, 5, 0.05);
-        save_weights(out, folder, 256, {Dtype::f32, 0});
-        CHECK(read_config(folder) == out.config);
-        Model in(ctx, read_config(folder));
-        load_weights(in, folder);
+        save_weights(out, folder.path, 256, {Dtype::f32, 0});
+        CHECK(read_config(folder.path) == out.config);
+        Model in(ctx, read_config(folder.path));
+        load_weights(in, folder.path);
         CHECK(std::memcmp(in.weights.flat().data, out.weights.flat().data,
                           in.weights.flat().bytes()) == 0);
-        std::filesystem::remove_all(folder);
     }
 }
 

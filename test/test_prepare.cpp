@@ -4,22 +4,9 @@
 #include "llmc/core/rng.h"
 #include "llmc/data/prepare.h"
 #include "llmc/data/shard.h"
-#include "test/catch.h"
-
-#include <filesystem>
-#include <unistd.h>
+#include "test/fixture.h"
 
 namespace {
-
-struct Folder {
-    std::string path;
-    Folder() {
-        char name[] = "/tmp/prior_test_XXXXXX";
-        REQUIRE(mkdtemp(name) != nullptr);
-        path = name;
-    }
-    ~Folder() { std::filesystem::remove_all(path); }
-};
 
 // The documents of a folder of shards in order, training and validation apart.
 std::vector<std::string> documents_of(const std::string& folder) {

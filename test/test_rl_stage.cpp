@@ -1,6 +1,6 @@
 // The RL stage (llmc/train/rl_stage.h) over answers that are written, not sampled: which groups it
 // asks for and keeps, what becomes rows, what is drawn again after an interruption.
-#include "test/catch.h"
+#include "test/fixture.h"
 
 #include "llmc/core/file.h"
 #include "llmc/train/keys.h"
@@ -53,7 +53,8 @@ class WrittenSource : public SampleSource {
 const std::string kRight = "\\boxed{7}.", kWrong = "it is \\boxed{8}.", kCut = "\\boxed{7} and on";
 
 struct RlFixture {
-    std::string folder;
+    Folder place;
+    const std::string folder = place.path;
     Comm comm;
     Ctx ctx{Backend::cpu, 1};
     Tokenizer tokenizer;
@@ -83,21 +84,15 @@ struct RlFixture {
         all.insert(all.end(), flags.begin(), flags.end());
         return all;
     }
-    static std::string new_folder() {
-        char name[] = "/tmp/prior_test_XXXXXX";
-        REQUIRE(mkdtemp(name) != nullptr);
+    RlFixture(const std::vector<std::string>& flags, WrittenSource::Script script)
+        : recipe(read_train_recipe(arguments(folder, flags))) {
         std::string lines;
         for (int i = 0; i < 40; i++)
             lines += format("{\"question\": \"Q%02d?\", \"answer\": \"7\"}\n", i);
-        write_file_atomic(std::string(name) + "/problems.jsonl", lines);
-        return name;
-    }
-    RlFixture(const std::vector<std::string>& flags, WrittenSource::Script script)
-        : folder(new_folder()), recipe(read_train_recipe(arguments(folder, flags))) {
+        place.file("problems.jsonl", lines);
         init_params(model.weights, model.table, model.config, 5, 0.1);
         start(std::move(script));
     }
-    ~RlFixture() { std::filesystem::remove_all(folder); }
     void start(WrittenSource::Script script) { // anew, on the same folder
         asked.clear();
         stage = std::make_unique<RlStage>(recipe, ctx, comm, model, tokenizer, folder,

@@ -8,7 +8,7 @@
 #include "llmc/data/tokenize_lines.h"
 #include "llmc/data/tokenizer.h"
 #include "llmc/data/tokenizer_file.h"
-#include "test/catch.h"
+#include "test/fixture.h"
 
 #include <algorithm>
 #include <functional>
@@ -37,17 +37,6 @@ Tokenizer changed(const std::function<void(Json&)>& change) {
     Json json = json_parse(read_file(kGolden), kGolden);
     change(json);
     return tokenizer_of(json.dump());
-}
-
-// Message of the UserError that `action` throws, "" if it throws none.
-std::string message_of(const std::function<void()>& action) {
-    try {
-        action();
-    } catch (const UserError& error) {
-        CHECK(!error.hint.empty());
-        return error.what();
-    }
-    return "";
 }
 
 std::string all_bytes() {

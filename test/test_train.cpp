@@ -6,24 +6,21 @@
 #include "llmc/train/keys.h"
 #include "llmc/train/run.h"
 #include "llmc/train/schedule.h"
-#include "test/catch.h"
+#include "test/fixture.h"
 
 #include <cmath>
-#include <filesystem>
 #include <unistd.h>
 
 namespace {
 
 // A short MoE run on texts whose answers are right half of the time, so that RL has groups to keep.
 struct ShortRun {
-    std::string runs;
+    Folder place;
+    const std::string runs = place.path;
     std::vector<Json> steps, evals;
     std::vector<size_t> planned, taken; // bytes of the arena's segments
 
     explicit ShortRun(const std::vector<std::string>& flags) {
-        char name[] = "/tmp/prior_test_XXXXXX";
-        REQUIRE(mkdtemp(name) != nullptr);
-        runs = name;
         std::string text, problems;
         for (int q = 1; q <= 4; q++) {
             problems += format("{\"question\": \"%d?\", \"answer\": \"%d\"}\n", q, q);
@@ -90,7 +87,6 @@ struct ShortRun {
                 (json["kind"] == "step" ? steps : evals).push_back(json);
             }
     }
-    ~ShortRun() { std::filesystem::remove_all(runs); }
 
     std::vector<double> router_bias() const {
         Ctx ctx(Backend::cpu, 0);

@@ -3,23 +3,13 @@
 #include "llmc/core/rng.h"
 #include "llmc/model/model.h"
 #include "llmc/train/export.h"
-#include "test/catch.h"
+#include "test/fixture.h"
 
 #include <cstring>
 #include <filesystem>
 #include <unistd.h>
 
 namespace {
-
-struct Folder {
-    std::string path;
-    Folder() {
-        char name[] = "/tmp/prior_test_XXXXXX";
-        REQUIRE(mkdtemp(name) != nullptr);
-        path = name;
-    }
-    ~Folder() { std::filesystem::remove_all(path); }
-};
 
 ModelConfig shape(bool moe, bool tied) {
     ModelConfig c = model_preset(moe ? "tiny-moe" : "tiny");
@@ -30,20 +20,6 @@ ModelConfig shape(bool moe, bool tied) {
     c.head_dim = 16;
     c.tied = tied;
     return c;
-}
-
-template <class Action> std::string message_of(const Action& action) {
-    try {
-        action();
-    } catch (const UserError& error) {
-        CHECK(!error.hint.empty());
-        return error.what();
-    }
-    return "";
-}
-
-bool contains(const std::string& text, const std::string& part) {
-    return text.find(part) != std::string::npos;
 }
 
 void same_files(const std::string& a, const std::string& b) {
