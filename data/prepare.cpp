@@ -20,9 +20,6 @@ const char* kSynopsis = "data/prepare -out FOLDER [-tokenizer tokenizer.json] FI
                         "command goes on. Parquet needs a Python with pyarrow: "
                         "PYTHON=/path/to/python data/prepare ...\n";
 
-constexpr KeyType kInt = KeyType::integer, kReal = KeyType::real, kWord = KeyType::text,
-                  kOneOf = KeyType::choice;
-
 KeyTable prepare_keys() {
     return {
         kSynopsis,

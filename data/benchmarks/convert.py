@@ -67,6 +67,17 @@ def labelled(choices):
     return [c["text"] for c in choices], [c["label"] for c in choices]
 
 
+def question_of(row, stem_field="question"):
+    """Stem, texts of the choices and index of the right one, where `question` may hold the first two."""
+    question = row.get("question")
+    if isinstance(question, dict):
+        stem, choices = question["stem"], question["choices"]
+    else:
+        stem, choices = field(row, stem_field), field(row, "choices")
+    texts, labels = labelled(choices)
+    return stem, texts, labels.index(field(row, "answerKey"))
+
+
 def lettered(texts):
     return "".join(f"{LETTERS[i]}. {text}\n" for i, text in enumerate(texts))
 
@@ -147,28 +158,19 @@ def winogrande(row):
 
 
 def openbookqa(row):
-    question = row.get("question")
-    stem = question["stem"] if isinstance(question, dict) else field(row, "question_stem")
-    texts, labels = labelled(question["choices"] if isinstance(question, dict) else field(row, "choices"))
-    right = labels.index(field(row, "answerKey"))
+    stem, texts, right = question_of(row, "question_stem")
     return {"id": row.get("id"), "block": stem, "gold": f" {texts[right]}", "metric": "choices",
             "choices": [f" {t}" for t in texts], "answer": str(right)}
 
 
 def commonsense_qa(row):
-    question = row["question"]
-    stem = question["stem"] if isinstance(question, dict) else question
-    texts, labels = labelled(question["choices"] if isinstance(question, dict) else field(row, "choices"))
-    right = labels.index(field(row, "answerKey"))
+    stem, texts, right = question_of(row)
     return {"id": row.get("id"), "block": f"Question: {stem}\n{lettered(texts)}Answer:", "gold": f" {LETTERS[right]}",
             "metric": "choices", "choices": [f" {LETTERS[i]}" for i in range(len(texts))], "answer": str(right)}
 
 
 def arc(row):
-    question = row["question"]
-    stem = question["stem"] if isinstance(question, dict) else question
-    texts, labels = labelled(question["choices"] if isinstance(question, dict) else field(row, "choices"))
-    right = labels.index(field(row, "answerKey"))
+    stem, texts, right = question_of(row)
     return {"id": row.get("id"), "block": f"Question: {stem}\nAnswer:", "gold": f" {texts[right]}",
             "metric": "choices", "choices": [f" {t}" for t in texts], "answer": str(right)}
 

@@ -12,6 +12,9 @@
 #include <vector>
 
 enum class KeyType { integer, real, text, choice, flag }; // flag: no|yes; bare = yes
+// For the rows of key tables.
+constexpr KeyType kInt = KeyType::integer, kReal = KeyType::real, kWord = KeyType::text,
+                  kOneOf = KeyType::choice;
 
 struct Key {
     const char* name;

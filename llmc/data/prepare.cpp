@@ -17,11 +17,6 @@
 
 namespace {
 
-bool ends_with(const std::string& text, const std::string& tail) {
-    return text.size() >= tail.size() &&
-           text.compare(text.size() - tail.size(), tail.size(), tail) == 0;
-}
-
 // Documents that begin in bytes [begin, end) of a file; of Parquet: row groups.
 struct Part {
     std::string path;
@@ -31,14 +26,14 @@ struct Part {
 
 // gzip or zstd for a packed file, else nothing.
 std::vector<std::string> unpacker(const std::string& path) {
-    if (ends_with(path, ".gz")) return {"gzip", "-dc", path};
-    if (ends_with(path, ".zst")) return {"zstd", "-dcq", path};
+    if (path.ends_with(".gz")) return {"gzip", "-dc", path};
+    if (path.ends_with(".zst")) return {"zstd", "-dcq", path};
     return {};
 }
 
 bool is_corpus(const std::string& path) {
     for (const char* tail : {".txt", ".jsonl", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".parquet"})
-        if (ends_with(path, tail)) return true;
+        if (path.ends_with(tail)) return true;
     return false;
 }
 
@@ -85,13 +80,13 @@ std::vector<Part> cut_parts(const std::vector<std::string>& files,
                             const PrepareSettings& settings) {
     std::vector<Part> parts;
     for (const std::string& path : files) {
-        if (ends_with(path, ".parquet")) {
+        if (path.ends_with(".parquet")) {
             add_parquet_parts(path, settings, parts);
             continue;
         }
         const uint64_t size = file_size(path);
         const bool whole =
-            !unpacker(path).empty() || (ends_with(path, ".txt") && settings.separator.empty());
+            !unpacker(path).empty() || (path.ends_with(".txt") && settings.separator.empty());
         const uint64_t step = whole ? std::max<uint64_t>(size, 1) : uint64_t(settings.part_bytes);
         for (uint64_t begin = 0; begin < size; begin += step)
             parts.push_back(
@@ -137,8 +132,8 @@ class PartWriter {
 
     void write(const Part& part, const std::string& stem) {
         content_[0] = content_[1] = {};
-        if (ends_with(part.path, ".txt")) read_text(part);
-        else if (ends_with(part.path, ".parquet")) read_parquet(part);
+        if (part.path.ends_with(".txt")) read_text(part);
+        else if (part.path.ends_with(".parquet")) read_parquet(part);
         else read_jsonl(part);
         if (!content_[1].ends.empty())
             write_shard(stem + ".val.shard", content_[1], tokenizer_, Split::validation);

@@ -15,11 +15,6 @@ constexpr size_t kPieceBytes = 2048; // of a long text: what is shuffled
 constexpr size_t kLongText = 4 * kPieceBytes;
 constexpr size_t kAheadBytes = 64; // behind a piece: the first token in them is its last target
 
-bool ends_with(const std::string& text, const std::string& tail) {
-    return text.size() >= tail.size() &&
-           text.compare(text.size() - tail.size(), tail.size(), tail) == 0;
-}
-
 void add_end(Document& document, const Tokenizer& tokenizer) {
     document.tokens.push_back(tokenizer.end_of_text());
     if (!document.trained.empty()) document.trained.push_back(1);
@@ -203,12 +198,12 @@ class FileSource : public Source {
 };
 
 void add_file(FileSource& source, const std::string& path, bool alone) {
-    if (ends_with(path, ".shard")) {
+    if (path.ends_with(".shard")) {
         source.add_shard(path);
         return;
     }
     const std::string text = read_file(path);
-    if (!ends_with(path, ".jsonl")) {
+    if (!path.ends_with(".jsonl")) {
         if (alone || text.size() > kLongText) source.add_text(text);
         else source.add_document(text, 0);
         return;
@@ -289,7 +284,7 @@ std::unique_ptr<Source> open_source(const std::string& spec, const Tokenizer& to
         add_file(*source, spec, true);
     } else {
         for (const std::string& name : list_directory(spec))
-            if (ends_with(name, ".txt") || ends_with(name, ".jsonl") || ends_with(name, ".shard"))
+            if (name.ends_with(".txt") || name.ends_with(".jsonl") || name.ends_with(".shard"))
                 add_file(*source, spec + "/" + name, false);
     }
     if (source->size() == 0)

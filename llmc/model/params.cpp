@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 namespace {
 
@@ -54,15 +53,11 @@ void list_block(std::vector<Param>& out, const ModelConfig& c, int l) {
 // aligned: inside a group tensors follow each other without a gap.
 int64_t place(std::vector<Param>& params, int64_t offset, const ModelConfig& c,
               bool (*belongs)(ParamKind)) {
-    auto ends_with = [](const std::string& s, const char* tail) {
-        return s.size() >= std::strlen(tail) &&
-               s.compare(s.size() - std::strlen(tail), std::string::npos, tail) == 0;
-    };
     for (Param& p : params) {
         if (!belongs(p.kind)) continue;
-        const bool inside_group = ends_with(p.name, "k_proj.weight") ||
-                                  ends_with(p.name, "v_proj.weight") ||
-                                  ends_with(p.name, "up_proj.weight") ||
+        const bool inside_group = p.name.ends_with("k_proj.weight") ||
+                                  p.name.ends_with("v_proj.weight") ||
+                                  p.name.ends_with("up_proj.weight") ||
                                   (p.name.find(".experts.") != std::string::npos &&
                                    p.name.find(".experts.0.") == std::string::npos);
         if (!inside_group) offset = (offset + kAlign - 1) / kAlign * kAlign;

@@ -35,9 +35,6 @@ const char* kSynopsis =
     "newest checkpoint counts. A sample depends on -seed, the prompt and the sample's number "
     "only.\n";
 
-constexpr KeyType kInt = KeyType::integer, kReal = KeyType::real, kWord = KeyType::text,
-                  kOneOf = KeyType::choice;
-
 } // namespace
 
 KeyTable rollout_keys() {

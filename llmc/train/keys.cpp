@@ -8,8 +8,6 @@ namespace {
 
 constexpr unsigned kPre = 1, kMid = 2, kRl = 4; // bits in the order of KeyTable::sections
 constexpr unsigned kText = kPre | kMid, kAll = kPre | kMid | kRl;
-constexpr KeyType kInt = KeyType::integer, kReal = KeyType::real, kWord = KeyType::text,
-                  kOneOf = KeyType::choice;
 
 const char* kSynopsis =
     "./train [-key value ...]            all stages of the embedded recipe\n"
