@@ -148,24 +148,35 @@ __device__ __forceinline__ void split_pairs(uint32_t (&b)[2 * N][2], const uint3
         for (int r = 0; r < 4; r++) b[2 * i + r / 2][r % 2] = x[i][r];
 }
 
-template <int kWidth, int N, bool kKept>
-__device__ __forceinline__ void scores(float (&s)[1][N][4], const Left<bf16, kWidth, kKept>& left,
-                                       const bf16* tile) {
-    const int lane = int(threadIdx.x) % 32;
+// from(step, i): this lane's piece of the i-th two column tiles; load: as they lie, or transposed.
+template <int kWidth, int N, bool kKept, class From, class Load>
+__device__ __forceinline__ void
+scores_from(float (&s)[1][N][4], const Left<bf16, kWidth, kKept>& left, From&& from, Load&& load) {
     clear(s);
 #pragma unroll
     for (int step = 0; step < kWidth / 16; step++) {
-        const void* from[N / 2];
+        const void* pieces[N / 2];
         uint32_t a[1][4], x[N / 2][4], b[N][2];
 #pragma unroll
-        for (int i = 0; i < N / 2; i++)
-            from[i] = piece_at<const bf16, kWidth>(tile, 16 * i + lane / 16 * 8 + lane % 8,
-                                                   2 * step + lane / 8 % 2);
-        ldmatrix_x4(x, from);
+        for (int i = 0; i < N / 2; i++) pieces[i] = from(step, i);
+        load(x, pieces);
         split_pairs(b, x);
         left.fragment(a, step);
         mma_m16n8k16(s, a, b);
     }
+}
+
+template <int kWidth, int N, bool kKept>
+__device__ __forceinline__ void scores(float (&s)[1][N][4], const Left<bf16, kWidth, kKept>& left,
+                                       const bf16* tile) {
+    const int lane = int(threadIdx.x) % 32;
+    scores_from(
+        s, left,
+        [&](int step, int i) {
+            return piece_at<const bf16, kWidth>(tile, 16 * i + lane / 16 * 8 + lane % 8,
+                                                2 * step + lane / 8 % 2);
+        },
+        [](auto& x, const auto& pieces) { ldmatrix_x4(x, pieces); });
 }
 
 // The same, where the tile (D, kColumns) holds the right factor transposed: its columns first ..
@@ -175,20 +186,13 @@ __device__ __forceinline__ void scores_transposed(float (&s)[1][N][4],
                                                   const Left<bf16, kWidth, kKept>& left,
                                                   const bf16* tile, int first) {
     const int lane = int(threadIdx.x) % 32;
-    clear(s);
-#pragma unroll
-    for (int step = 0; step < kWidth / 16; step++) {
-        const void* from[N / 2];
-        uint32_t a[1][4], x[N / 2][4], b[N][2];
-#pragma unroll
-        for (int i = 0; i < N / 2; i++)
-            from[i] = piece_at<const bf16, kColumns>(tile, 16 * step + lane % 16,
-                                                     first / 8 + 2 * i + lane / 16);
-        ldmatrix_x4_trans(x, from);
-        split_pairs(b, x);
-        left.fragment(a, step);
-        mma_m16n8k16(s, a, b);
-    }
+    scores_from(
+        s, left,
+        [&](int step, int i) {
+            return piece_at<const bf16, kColumns>(tile, 16 * step + lane % 16,
+                                                  first / 8 + 2 * i + lane / 16);
+        },
+        [](auto& x, const auto& pieces) { ldmatrix_x4_trans(x, pieces); });
 }
 
 template <int kWidth, int N, int M>
