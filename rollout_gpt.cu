@@ -54,11 +54,8 @@ struct LoadedModel {
           ctx(choose_backend(recipe.text("", "device")),
               threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()),
               choose_bf16(recipe.text("", "dtype"), choose_backend(recipe.text("", "device")))),
-          tokenizer(checkpoint_tokenizer(recipe, folder)), model(ctx, read_config(folder)) {
-        if (model.config.vocab < tokenizer.vocab_size())
-            fatal(format("%s: the model has %d tokens, the tokenizer %d", folder.c_str(),
-                         model.config.vocab, tokenizer.vocab_size()),
-                  "use the checkpoint with the tokenizer.json it was trained with");
+          tokenizer(checkpoint_tokenizer(recipe, folder)),
+          model(ctx, read_config(folder, tokenizer.vocab_size())) {
         load_weights(model, folder);
         if (comm.root())
             std::fprintf(stderr, "model %s, %s, %d threads\n", folder.c_str(),

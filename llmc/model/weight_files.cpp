@@ -43,6 +43,15 @@ ModelConfig read_config(const std::string& directory) {
     return config_from_json(json_parse(read_file(path), path), path);
 }
 
+ModelConfig read_config(const std::string& directory, int tokens) {
+    const ModelConfig config = read_config(directory);
+    if (config.vocab < tokens)
+        fatal(format("%s: the model has %d tokens, the tokenizer %d", directory.c_str(),
+                     config.vocab, tokens),
+              "use the checkpoint with the tokenizer.json it was trained with");
+    return config;
+}
+
 // ------------------------------------------------------------------------------------------------
 // reading
 

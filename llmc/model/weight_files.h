@@ -10,6 +10,8 @@
 #include <map>
 
 ModelConfig read_config(const std::string& directory);
+// The same for a tokenizer of so many tokens: fatal() if the model has fewer.
+ModelConfig read_config(const std::string& directory, int tokens);
 
 class WeightFiles {
   public:

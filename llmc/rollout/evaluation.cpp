@@ -67,7 +67,8 @@ Evaluation::Evaluation(Comm& comm, Ctx& ctx, Model& model, const Tokenizer& toke
     : comm_(comm), ctx_(ctx), model_(model), tokenizer_(tokenizer), sets_(std::move(sets)),
       settings_(settings) {
     for (size_t s = 0; s < sets_.size(); s++)
-        for (const Problem& problem : sets_[s].problems) items_.push_back({s, &problem});
+        for (const Problem& problem : sets_[s].problems)
+            items_.push_back({s, &problem, fits(problem)});
 }
 
 Json Evaluation::fingerprint(const std::string& checkpoint) const {
@@ -106,7 +107,7 @@ bool Evaluation::fits(const Problem& problem) const {
 void Evaluation::run(SampleLog& log) {
     if (comm_.root()) {
         int64_t too_long = 0;
-        for (const Item& item : items_) too_long += !fits(*item.problem);
+        for (const Item& item : items_) too_long += !item.fits;
         if (too_long == int64_t(items_.size()))
             fatal(format("evaluate: no problem fits with its answer into the model's %d positions",
                          model_.config.max_positions),
@@ -126,14 +127,15 @@ void Evaluation::answer(SampleLog& log) {
     std::vector<int64_t> item_of; // request
     int64_t longest = 0, missing = 0;
     for (int64_t i = comm_.rank(); i < int64_t(items_.size()); i += comm_.size()) {
-        const Problem& problem = *items_[size_t(i)].problem;
+        const Item& item = items_[size_t(i)];
+        const Problem& problem = *item.problem;
         if (!problem.choices.empty()) continue;
-        if (!fits(problem)) {
+        if (!item.fits) {
             for (int sample = 0; sample < settings_.samples; sample++) {
                 Answer unasked{
                     {0, sample, {}, {}, {}, {}, Finish::length}, "", {}, false, kTooLong, 0};
                 if (!log.has({i, sample}))
-                    log.append(answer_line(sets_[items_[size_t(i)].set].name, i, problem, unasked));
+                    log.append(answer_line(sets_[item.set].name, i, problem, unasked));
             }
             continue;
         }
@@ -170,10 +172,11 @@ void Evaluation::choose(SampleLog& log) {
     std::vector<std::pair<int64_t, size_t>> place; // item, choice
     size_t longest = 0;
     for (int64_t i = comm_.rank(); i < int64_t(items_.size()); i += comm_.size()) {
-        const Problem& problem = *items_[size_t(i)].problem;
+        const Item& item = items_[size_t(i)];
+        const Problem& problem = *item.problem;
         if (log.has({i, 0})) continue;
-        if (!problem.choices.empty() && !fits(problem)) {
-            log.append(choice_line(sets_[items_[size_t(i)].set].name, i, problem,
+        if (!problem.choices.empty() && !item.fits) {
+            log.append(choice_line(sets_[item.set].name, i, problem,
                                    {{"logp", nullptr},
                                     {"chosen", nullptr},
                                     {"chosen_norm", nullptr},

@@ -43,6 +43,7 @@ class Evaluation {
     struct Item {
         size_t set;
         const Problem* problem;
+        bool fits; // with its answer, into the model's positions
     };
     bool fits(const Problem& problem) const;
     void answer(SampleLog& log);

@@ -91,6 +91,7 @@ void Scorer::write_logits(const std::string& path, const std::vector<std::vector
         const int64_t T = forward(texts, t, t + 1, targets);
         const Buffer logits(ctx_.storage(), "logits", T, model_.config.padded_vocab());
         pass_.logits_forward(logits.view(), 0);
+        ctx_.wait();
         std::vector<float> values(size_t(T * V));
         for (int64_t n = 0; n < T; n++) {
             const View row = logits.view().slice_rows(n, 1);

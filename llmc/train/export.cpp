@@ -11,11 +11,7 @@ uint64_t export_checkpoint(const std::string& folder, const Tokenizer& tokenizer
     while (target.size() > 1 && target.back() == '/') target.pop_back();
     if (path_exists(target) && !(is_directory(target) && list_directory(target).empty()))
         fatal(target + ": is there already", "remove it, or give another -out");
-    const ModelConfig config = read_config(folder);
-    if (config.vocab < tokenizer.vocab_size())
-        fatal(folder + ": the model has " + std::to_string(config.vocab) +
-                  " tokens, the tokenizer " + std::to_string(tokenizer.vocab_size()),
-              "use the checkpoint with the tokenizer.json it was trained with");
+    const ModelConfig config = read_config(folder, tokenizer.vocab_size());
     const ParamTable table(config);
     const WeightFiles files(folder);
     files.check(config, table);

@@ -99,12 +99,8 @@ void check_same_model(const Recipe& recipe, const Tokenizer& tokenizer, const Mo
 ModelConfig first_config(const Recipe& recipe, const Tokenizer& tokenizer) {
     const std::string init = recipe.text("", "init");
     if (init.empty()) return recipe_model(recipe, tokenizer.vocab_size());
-    const ModelConfig config = read_config(init);
+    const ModelConfig config = read_config(init, tokenizer.vocab_size());
     check_same_model(recipe, tokenizer, config);
-    if (config.vocab < tokenizer.vocab_size())
-        fatal(format("%s: vocabulary %d, the tokenizer has %d", init.c_str(), config.vocab,
-                     tokenizer.vocab_size()),
-              "give the checkpoint's own tokenizer.json as -tokenizer");
     return config;
 }
 
