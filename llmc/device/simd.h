@@ -28,6 +28,9 @@ inline Vf load(const float* p) {
 }
 inline void store(float* p, Vf v) { std::memcpy(p, &v, sizeof v); }
 
+inline float to_float(float x) { return x; }
+inline float to_float(bf16 x) { return bf16_to_float(x.bits); }
+
 // bf16 in memory, float in registers; rounding is to nearest, ties to even, and NaN stays NaN.
 namespace simd_detail {
 typedef uint16_t Vh __attribute__((vector_size(32)));
@@ -172,7 +175,14 @@ template <class Body> void with_real(Dtype x, const Body& body) {
 }
 
 inline Vf select(Vi mask, Vf yes, Vf no) { return mask ? yes : no; }
+// b where one of them is NaN.
+#ifdef __AVX512F__
+inline Vf max(Vf a, Vf b) {
+    return _mm512_max_ps(a, b);
+} // g++ 12 compares and blends for a > b ? a : b
+#else
 inline Vf max(Vf a, Vf b) { return a > b ? a : b; }
+#endif
 
 // Lanes as bits: those that are >= bound.
 inline unsigned at_least(Vf v, float bound) {

@@ -1,6 +1,6 @@
 // Transposed copies of small tiles, in 8 x 8 blocks of registers.
 #pragma once
-#include "llmc/core/view.h"
+#include "llmc/device/simd.h"
 
 #include <algorithm>
 #include <cstddef>
@@ -26,8 +26,6 @@ inline V8 load8(const bf16* p) {
     std::memcpy(&v, &bits, sizeof v);
     return v;
 }
-inline float value(float x) { return x; }
-inline float value(bf16 x) { return bf16_to_float(x.bits); }
 
 template <class In> inline void block(float* out, ptrdiff_t out_ld, const In* in, ptrdiff_t in_ld) {
     V8 r[8], s[8];
@@ -64,8 +62,7 @@ void transpose_tile(float* out, ptrdiff_t out_ld, const In* in, ptrdiff_t in_ld,
             transpose_detail::block(out + j * out_ld + i, out_ld, in + i * in_ld + j, in_ld);
     for (int j = 0; j < columns; j++) {
         float* line = out + j * out_ld;
-        for (int i = j < columns8 ? rows8 : 0; i < rows; i++)
-            line[i] = transpose_detail::value(in[i * in_ld + j]);
+        for (int i = j < columns8 ? rows8 : 0; i < rows; i++) line[i] = to_float(in[i * in_ld + j]);
         std::fill(line + rows, line + padded, 0.0f);
     }
 }

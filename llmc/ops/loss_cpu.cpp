@@ -2,7 +2,7 @@
 //   1. maximum and the k largest logits    2. sums of e_j, e_j u_j    3. dlogits, in place
 // K, a short list, and the target are taken out of the row before pass 2 and put back after pass 3:
 // neither compares columns, and the tail is a sum of its own, exact however small. Pass 2 leaves
-// e_j in place of z_j: pass 3 needs no second exponential. Vectors in fp32, sums joined in double
+// e_j behind: pass 3 needs no second exponential. Vectors in fp32, sums joined in double
 // every kBlock columns, scalars in double. Contract: loss.h.
 #include "llmc/device/parallel.h"
 #include "llmc/device/simd.h"
@@ -11,15 +11,16 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <type_traits>
+#include <utility>
 
 namespace {
 
-constexpr int kBlock = 512;         // columns between joins of a sum
-constexpr int kDirectSearch = 1024; // up to here the k-th largest is searched in the row itself
-constexpr int kRowsPerTask = 8;     // rows of one task
+constexpr int kBlock = 512;           // columns between joins of a sum
+constexpr int kDirectSearch = 1024;   // up to here the k-th largest is searched in the row itself
+constexpr int kTogether = 4 * kLanes; // columns of one test of pass 1
+constexpr int kRowsPerTask = 8;       // rows of one task
 
-int count_at_least(const float* z, int n, float bound) {
+template <class T> int count_at_least(const T* z, int n, float bound) {
     int count = 0;
     for_vectors(n, [&](int64_t v, int lanes) {
         count += __builtin_popcount(at_least(load_tail(z + v, lanes, -INFINITY), bound) &
@@ -44,7 +45,7 @@ struct Bound {
 };
 constexpr int kGuesses = 14; // steps in value space; then at most 32 in the space of the keys
 
-Bound kth_largest(const float* z, int n, int k, float lowest, float max) {
+template <class T> Bound kth_largest(const T* z, int n, int k, float lowest, float max) {
     int32_t lo = order_key(lowest), hi = order_key(max) + 1;
     int above = 0; // reach hi
     float step = 2;
@@ -65,86 +66,135 @@ Bound kth_largest(const float* z, int n, int k, float lowest, float max) {
     return {key_float(lo), above};
 }
 
-// One row as floats, and what belongs to it. `z` is where it is computed: the logits themselves, or
-// a copy where X is bf16 or the logits must stay.
-struct Row {
-    float* z;
+// A row and what belongs to it. The line is read by passes 1 and 2, which take K and the target
+// out of it: the logits themselves, or a copy where they must stay. Pass 2 leaves e_j in `e`, which
+// is the line where that holds floats.
+template <class T> struct Row {
+    T* line;
+    float* e;
     int V;
     float max = -INFINITY;
     // K: the columns and their logits; count = V and no list where all are in it.
     int count = 0;
     int32_t* columns;
     float* logits; // then their e_j, 0 for the target's
+    // Room of pass 1.
+    float* groups;
+    int32_t* hits;
 };
 
-// Group maxima of find_head, and room for candidates beside them.
-int group_vectors(int k) { return std::max(4, (2 * k + kLanes - 1) / kLanes); }
-int candidate_room(int k) { return std::max(2048, 4 * k) + 2 * kLanes; }
-
-// Pass 1. Columns are dealt to G >= 2k groups (column mod G) and each group's maximum is taken: the
-// k-th largest of these is reached by k columns at least, so the k-th largest logit is no smaller.
-// Copies the row to `z` where it is not there already.
-template <class T> void group_maxima(const T* from, Row& row, int vectors, float* groups) {
-    const int G = vectors * kLanes;
-    std::fill(groups, groups + G, -INFINITY);
-    for (int begin = 0; begin < row.V; begin += G)
-        for (int g = 0; g < std::min(G, row.V - begin); g += kLanes) {
-            const int v = begin + g, lanes = std::min(kLanes, row.V - v);
-            const Vf logits = load_tail(from + v, lanes, -INFINITY);
-            if (static_cast<const void*>(from) != row.z) store_tail(row.z + v, logits, lanes);
-            store(groups + g, max(logits, load(groups + g)));
-        }
-    for (int g = 0; g < G; g += kLanes) row.max = std::max(row.max, lane_max(load(groups + g)));
+// Group maxima of lower_bound, and room for candidates beside them.
+int group_vectors(int k) { return (2 * k + kLanes - 1) / kLanes; }
+int candidate_room(int V, int k) {
+    return std::max(k, std::min(V, std::max(2048, 4 * k))) + kTogether;
 }
 
-// The columns >= bound and their logits, or -1 if there are more than fit.
-int collect(const Row& row, float bound, int room) {
-    int count = 0;
-    for (int v = 0; v < row.V; v += kLanes) {
-        const int lanes = std::min(kLanes, row.V - v);
-        const Vf logits = load_tail(row.z + v, lanes, -INFINITY);
-        const unsigned mask = at_least(logits, bound) & ((1u << lanes) - 1);
-        if (__builtin_expect(mask == 0, 1)) continue;
-        if (count + 2 * kLanes > room) return -1;
-        append_lanes(row.logits + count, logits, mask);
-        count += append_lanes(row.columns + count, kLaneIndex + v, mask);
+// A bound that at least k of z[0..n) reach. Columns are dealt to G >= 2k groups (column mod G),
+// each group's maximum is taken, and of these the k-th largest.
+template <class T> float lower_bound(const T* z, int n, int k, float* groups) {
+    const int G = group_vectors(k) * kLanes;
+    std::fill(groups, groups + G, -INFINITY);
+    for (int begin = 0; begin < n; begin += G)
+        for_vectors(std::min(G, n - begin), [&](int64_t g, int lanes) {
+            const Vf logits = load_tail(z + begin + g, lanes, -INFINITY);
+            store(groups + g, max(logits, load(groups + g)));
+        });
+    const float max = *std::max_element(groups, groups + G);
+    return kth_largest(groups, G, k, -INFINITY, max).value;
+}
+
+// Columns [v, v + kTogether) as vectors, -inf beyond the row.
+template <class T> void load_together(Vf (&logits)[4], const T* row, int v, int V) {
+    if (v + kTogether <= V) {
+        for (int i = 0; i < 4; i++) logits[i] = load(row + v + i * kLanes);
+        return;
     }
+    for (int i = 0; i < 4; i++, v += kLanes)
+        logits[i] =
+            v < V ? load_tail(row + v, std::min(kLanes, V - v), -INFINITY) : splat(-INFINITY);
+}
+
+// Pass 1: the maximum and, in row.hits, which blocks of kTogether columns have one >= bound. The
+// number of hits. Nothing branches on a logit: a wrong guess of the CPU costs as much as a block.
+template <class T> int scan(Row<T>& row, float bound) {
+    Vf largest = splat(-INFINITY);
+    int count = 0;
+    auto block = [&](int v, int V) {
+        Vf logits[4];
+        load_together(logits, row.line, v, V);
+        const Vf most = max(max(logits[0], logits[1]), max(logits[2], logits[3]));
+        largest = max(most, largest);
+        row.hits[count] = v;
+        count += at_least(most, bound) != 0;
+    };
+    const int whole = row.V / kTogether * kTogether;
+    for (int v = 0; v < whole; v += kTogether) block(v, v + kTogether);
+    if (whole < row.V) block(whole, row.V);
+    row.max = lane_max(largest);
     return count;
 }
 
-// K: the k largest, equal ones by lower column. list_columns null: the list is the row itself.
-void pick(Row& row, const float* list, const int32_t* list_columns, int n, int k, float lowest) {
+// The columns >= bound of the hits and their logits: how many, or -1 if there are more than fit.
+template <class T> int collect(const Row<T>& row, float bound, int hits, int room) {
+    int found = 0;
+    for (int h = 0; h < hits; h++) {
+        if (found + kTogether > room) return -1;
+        const int v = row.hits[h];
+        Vf logits[4];
+        load_together(logits, row.line, v, row.V);
+        uint64_t mask = 0;
+        for (int i = 0; i < 4; i++) mask |= uint64_t(at_least(logits[i], bound)) << (i * kLanes);
+        if (row.V - v < kTogether) mask &= (uint64_t(1) << (row.V - v)) - 1;
+        for (; mask != 0; mask &= mask - 1) {
+            const int column = v + std::countr_zero(mask);
+            row.columns[found] = column;
+            row.logits[found++] = to_float(row.line[column]);
+        }
+    }
+    return found;
+}
+
+// K of a list of logits and their columns, which are those of `row` or else 0, 1, ...: the k
+// largest, equal ones by lower column. At least k are >= lowest.
+template <class T, class L>
+void pick(Row<T>& row, const L* list, const int32_t* columns, int n, int k, float lowest) {
     const Bound bound = kth_largest(list, n, k, lowest, row.max);
-    int equal = bound.above < k ? k - bound.above : k; // of those at the bound
+    int equal = bound.above < k ? k - bound.above : n; // of those at the bound
     row.count = 0;
     for (int i = 0; i < n && row.count < k; i++) {
-        const float logit = list[i];
-        if (!(logit > bound.value) && !(logit == bound.value && equal-- > 0)) continue;
-        row.columns[row.count] = list_columns ? list_columns[i] : i;
-        row.logits[row.count++] = logit;
+        const float logit = to_float(list[i]);
+        const bool in = logit > bound.value || (logit == bound.value && equal-- > 0);
+        row.columns[row.count] = columns ? columns[i] : i;
+        row.logits[row.count] = logit;
+        row.count += in;
     }
 }
 
-template <class T> void find_head(const T* from, Row& row, int k, float* groups) {
-    const int vectors = k < row.V ? group_vectors(k) : 4, G = vectors * kLanes;
-    group_maxima(from, row, vectors, groups);
-    if (k >= row.V) row.count = row.V;
-    if (k >= row.V || k == 0) return;
-    if (k == 1) { // RL and decoding
-        const float* largest = std::find(row.z, row.z + row.V, row.max);
-        if (largest == row.z + row.V) return; // NaN in the row: everything becomes NaN
-        row.columns[0] = int32_t(largest - row.z);
-        row.logits[0] = row.max;
-        row.count = 1;
-        return;
+template <class T> void find_head(Row<T>& row, int k) {
+    const bool some = k > 0 && k < row.V;
+    if (some && k > 1 && row.V > std::max(kDirectSearch, 4 * group_vectors(k) * kLanes)) {
+        // Half of the row bounds it well enough, unless the rest is larger throughout.
+        for (const int prefix : {row.V / 2, row.V}) {
+            const float bound = lower_bound(row.line, prefix, k, row.groups);
+            const int found = collect(row, bound, scan(row, bound), candidate_room(row.V, k));
+            if (found >= k) return pick(row, row.logits, row.columns, found, k, bound);
+        } // many equal ones, or NaN
+    } else {
+        scan(row, NAN);
     }
-    if (row.V > std::max(kDirectSearch, 4 * G)) {
-        const float lowest = kth_largest(groups, G, k, -INFINITY, row.max).value;
-        const int found = collect(row, lowest, candidate_room(k));
-        if (found >= k) return pick(row, row.logits, row.columns, found, k, lowest);
-    } // else many equal ones, or NaN
-    pick(row, row.z, nullptr, row.V, k, -INFINITY);
+    if (k >= row.V) row.count = row.V;
+    if (!some) return;
+    if (k > 1) return pick(row, row.line, nullptr, row.V, k, -INFINITY);
+    for (int v = 0; v < row.V; v++) // RL and decoding; with NaN in the row everything becomes NaN
+        if (to_float(row.line[v]) == row.max) {
+            row.columns[0] = v;
+            row.logits[0] = row.max;
+            row.count = 1;
+            return;
+        }
 }
+
+template <class T> void put(T* to, float value) { store_tail(to, splat(value), 1); }
 
 struct RowSums {
     double head = 0, tail = 0, weighted = 0; // of the columns but x
@@ -152,19 +202,18 @@ struct RowSums {
     double total() const { return head + tail + target_e; }
 };
 
-// e_j and the sums over `count` columns; e_j stays in place of z_j where `keep`.
-template <bool kKeep>
-void sum_columns(float* z, int count, float max_logit, float inverse, double* sum,
+// The sums over `count` columns; out = e_j, where it is not null.
+template <bool kScaled, class T>
+void sum_columns(const T* z, float* out, int count, float max_logit, float inverse, double* sum,
                  double* weighted_sum) {
     for (int begin = 0; begin < count; begin += kBlock) {
         Vf total = {}, weighted = {};
         for_vectors(std::min(kBlock, count - begin), [&](int64_t i, int lanes) {
-            float* at = z + begin + i;
-            const Vf logit = load_tail(at, lanes, -INFINITY);
-            // Bounded, NaN aside: e u is 0 for a logit of -inf.
-            const Vf u = max(splat(-200.0f), (logit - max_logit) * inverse);
+            Vf u = load_tail(z + begin + i, lanes, -INFINITY) - max_logit;
+            if constexpr (kScaled) u *= inverse;
+            u = max(splat(-200.0f), u); // NaN aside: e u is 0 for a logit of -inf
             const Vf e = exp(u);
-            if constexpr (kKeep) store_tail(at, e, lanes);
+            if (out) store_tail(out + begin + i, e, lanes);
             total += e;
             weighted = fused(e, u, weighted);
         });
@@ -174,27 +223,32 @@ void sum_columns(float* z, int count, float max_logit, float inverse, double* su
 }
 
 // Pass 2. K and the target are taken out of the row, so that the tail is a sum of its own; their
-// places hold 0 afterwards.
-template <bool kKeep> RowSums row_sums(Row& row, int x, const LossShape& s) {
-    const float inverse = float(1 / s.temperature), target_u = (row.z[x] - row.max) * inverse;
+// places hold 0 afterwards. Keeps e_j where row.e is not null.
+template <class T> RowSums row_sums(Row<T>& row, int x, const LossShape& s) {
+    const float inverse = float(1 / s.temperature);
+    const float target_u = (to_float(row.line[x]) - row.max) * inverse;
     RowSums sums;
     sums.target_u = double(target_u);
     sums.target_e = double(exp(splat(target_u))[0]);
-    row.z[x] = -INFINITY;
+    auto add = [&](const auto* z, float* out, int count, double* sum) {
+        if (inverse == 1) sum_columns<false>(z, out, count, row.max, inverse, sum, &sums.weighted);
+        else sum_columns<true>(z, out, count, row.max, inverse, sum, &sums.weighted);
+    };
+    put(row.line + x, -INFINITY);
     if (row.count == row.V) {
-        sum_columns<kKeep>(row.z, row.V, row.max, inverse, &sums.head, &sums.weighted);
+        add(row.line, row.e, row.V, &sums.head);
         return sums;
     }
     for (int i = 0; i < row.count; i++) {
         if (row.columns[i] == x) row.logits[i] = -INFINITY;
-        row.z[row.columns[i]] = -INFINITY;
+        put(row.line + row.columns[i], -INFINITY);
     }
-    sum_columns<true>(row.logits, row.count, row.max, inverse, &sums.head, &sums.weighted);
-    sum_columns<kKeep>(row.z, row.V, row.max, inverse, &sums.tail, &sums.weighted);
+    add(row.logits, row.logits, row.count, &sums.head);
+    add(row.line, row.e, row.V, &sums.tail);
     return sums;
 }
 
-LossRow row_scalars(const RowSums& sums, const Row& row, const LossShape& s) {
+template <class T> LossRow row_scalars(const RowSums& sums, const Row<T>& row, const LossShape& s) {
     const double others = sums.head + sums.tail;
     double rest = sums.target_u == 0 ? others : std::max(others + sums.target_e - 1, 0.0);
     if (std::isnan(others)) rest = others;
@@ -202,21 +256,21 @@ LossRow row_scalars(const RowSums& sums, const Row& row, const LossShape& s) {
                     sums.tail, rest, sums.weighted, 1e-37, s);
 }
 
-// Pass 3: what row_sums<true> kept -> dlogits.
+// Pass 3: what row_sums kept -> dlogits.
 template <class T>
-void row_backward(T* out, const Row& row, int x, const LossRow& scalars, double weight, double S,
+void row_backward(const Row<T>& row, int x, const LossRow& scalars, double weight, double S,
                   const LossShape& s) {
     const double factor = -weight / s.temperature;
     const float head_factor = float(factor * (s.lambda_head - scalars.reward) / S);
     const float tail_factor = float(factor * (s.lambda_tail - scalars.reward) / S);
-    auto put = [&](int64_t column, float value) { store_tail(out + column, splat(value), 1); };
     const bool all = row.count == row.V;
     const float rest_factor = all ? head_factor : tail_factor;
     for_vectors(row.V, [&](int64_t v, int lanes) {
-        store_tail(out + v, load_tail(row.z + v, lanes, 0.0f) * rest_factor, lanes);
+        store_tail(row.line + v, load_tail(row.e + v, lanes, 0.0f) * rest_factor, lanes);
     });
-    for (int i = 0; i < row.count && !all; i++) put(row.columns[i], row.logits[i] * head_factor);
-    put(x, float(factor * scalars.target_gradient));
+    for (int i = 0; i < row.count && !all; i++)
+        put(row.line + row.columns[i], row.logits[i] * head_factor);
+    put(row.line + x, float(factor * scalars.target_gradient));
 }
 
 void store_stats(float* stats, const LossRow& row, double ratio) {
@@ -230,27 +284,26 @@ void store_stats(float* stats, const LossRow& row, double ratio) {
     stats[kStatRatio] = float(ratio);
 }
 
-// Calls body(n, row, groups) for every row; row.z is a copy's place where `copies`.
-template <class Body>
-void for_rows(Ctx& ctx, const View& logits, const LossShape& s, bool copies, const Body& body) {
+// Calls body(n, row) for every row; row.e has room for row_floats floats.
+template <class T, class Body>
+void for_rows(Ctx& ctx, int64_t N, const LossShape& s, size_t row_floats, const Body& body) {
     const int k = std::min(s.k, s.V);
-    const size_t groups = size_t(group_vectors(k)) * kLanes, list = size_t(candidate_room(k));
-    const size_t copy = copies ? size_t(s.V + kLanes) / kLanes * kLanes : 0;
+    const size_t groups = size_t(group_vectors(k)) * kLanes;
+    const size_t list = size_t(candidate_room(s.V, k)), hits = size_t(s.V / kTogether) + 1;
     ScratchFrame frame(ctx.scratch);
-    const size_t room = groups + 2 * list + copy;
+    const size_t room = (groups + 2 * list + hits + row_floats + kLanes) / kLanes * kLanes;
     float* memory = ctx.scratch.alloc_of<float>(room * omp_get_max_threads());
-    const int64_t N = logits.shape[0];
     parallel_for_dynamic((N + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int thread) {
         float* free = memory + room * thread;
-        Row row{};
-        row.V = s.V;
-        row.z = free + groups + 2 * list;
-        row.logits = free + groups;
-        row.columns = reinterpret_cast<int32_t*>(row.logits + list);
         for (int64_t n = task * kRowsPerTask; n < std::min(N, (task + 1) * kRowsPerTask); n++) {
-            Row fresh = row;
-            fresh.max = -INFINITY;
-            body(n, fresh, free);
+            Row<T> row{};
+            row.V = s.V;
+            row.e = free;
+            row.groups = row.e + row_floats;
+            row.logits = row.groups + groups;
+            row.columns = reinterpret_cast<int32_t*>(row.logits + list);
+            row.hits = row.columns + list;
+            body(n, row);
         }
     });
 }
@@ -258,9 +311,10 @@ void for_rows(Ctx& ctx, const View& logits, const LossShape& s, bool copies, con
 template <class T>
 void rows_forward_backward(Ctx& ctx, View logits, View stats, const View& targets,
                            const View& scale, const View& old_logp, const LossShape& s) {
-    for_rows(ctx, logits, s, sizeof(T) < sizeof(float), [&](int64_t n, Row& row, float* groups) {
+    constexpr bool kHalf = sizeof(T) < sizeof(float);
+    for_rows<T>(ctx, logits.shape[0], s, kHalf ? s.V : 0, [&](int64_t n, Row<T>& row) {
         float* out = stats.as<float>() + n * stats.ld;
-        T* line = logits.as<T>() + n * logits.ld;
+        T* line = row.line = logits.as<T>() + n * logits.ld;
         const int x = targets.as<int32_t>()[n];
         auto zero = [&](int64_t begin, int64_t end) { std::fill(line + begin, line + end, T{}); };
         zero(s.V, logits.shape[1]);
@@ -268,9 +322,9 @@ void rows_forward_backward(Ctx& ctx, View logits, View stats, const View& target
             std::fill(out, out + kLossStats, 0.0f);
             return zero(0, s.V);
         }
-        if constexpr (std::is_same_v<T, float>) row.z = line;
-        find_head(line, row, std::min(s.k, s.V), groups);
-        const RowSums sums = row_sums<true>(row, x, s);
+        if constexpr (!kHalf) row.e = line;
+        find_head(row, std::min(s.k, s.V));
+        const RowSums sums = row_sums(row, x, s);
         const LossRow scalars = row_scalars(sums, row, s);
         double weight = double(scale.as<float>()[n]), ratio = 1;
         if (!old_logp.empty()) {
@@ -279,7 +333,23 @@ void rows_forward_backward(Ctx& ctx, View logits, View stats, const View& target
         }
         store_stats(out, scalars, ratio);
         if (weight == 0) return zero(0, s.V);
-        row_backward(line, row, x, scalars, weight, sums.total(), s);
+        row_backward(row, x, scalars, weight, sums.total(), s);
+    });
+}
+
+template <class T>
+void rows_forward(Ctx& ctx, View stats, const View& logits, const View& targets,
+                  const LossShape& s) {
+    const size_t copy = size_t(s.V) * sizeof(T) / sizeof(float) + 1;
+    for_rows<T>(ctx, logits.shape[0], s, copy, [&](int64_t n, Row<T>& row) {
+        float* out = stats.as<float>() + n * stats.ld;
+        const int x = targets.as<int32_t>()[n];
+        if (x == kIgnoredTarget) return void(std::fill(out, out + kLossStats, 0.0f));
+        row.line = reinterpret_cast<T*>(std::exchange(row.e, nullptr));
+        std::copy_n(logits.as<T>() + n * logits.ld, s.V, row.line);
+        find_head(row, std::min(s.k, s.V));
+        const RowSums sums = row_sums(row, x, s);
+        store_stats(out, row_scalars(sums, row, s), 1);
     });
 }
 
@@ -287,17 +357,8 @@ void rows_forward_backward(Ctx& ctx, View logits, View stats, const View& target
 
 void cpu::loss_forward(Ctx& ctx, View stats, const View& logits, const View& targets,
                        const LossShape& s) {
-    for_rows(ctx, logits, s, true, [&](int64_t n, Row& row, float* groups) {
-        float* out = stats.as<float>() + n * stats.ld;
-        const int x = targets.as<int32_t>()[n];
-        if (x == kIgnoredTarget) return void(std::fill(out, out + kLossStats, 0.0f));
-        with_real(logits.dtype, [&](auto t) {
-            const auto* line = logits.as<decltype(t)>() + n * logits.ld;
-            find_head(line, row, std::min(s.k, s.V), groups);
-        });
-        const RowSums sums = row_sums<false>(row, x, s);
-        store_stats(out, row_scalars(sums, row, s), 1);
-    });
+    with_real(logits.dtype,
+              [&](auto t) { rows_forward<decltype(t)>(ctx, stats, logits, targets, s); });
 }
 
 void cpu::loss_forward_backward(Ctx& ctx, View logits, View stats, const View& targets,
