@@ -11,10 +11,11 @@ namespace {
 
 struct Where {
     Backend backend;
-    int path; // of the kernels
+    int path;          // of the kernels
+    bool half = false; // logits in bf16
     bool exact() const { return backend == Backend::ref; }
 };
-const Where kRef{Backend::ref, -1}, kCpu{Backend::cpu, -1};
+const Where kRef{Backend::ref, -1}, kCpu{Backend::cpu, -1}, kCpuHalf{Backend::cpu, -1, true};
 const Where kSweep{Backend::simt, 0}, kBlock{Backend::simt, 1}, kCluster{Backend::simt, 8};
 const Where kEverywhere[] = {kRef, kCpu, kSweep, kBlock, kCluster};
 
@@ -22,7 +23,7 @@ struct Rows {
     Ctx ctx;
     Buffer logits, stats, targets, scale, old_logp;
     Rows(const Where& where, int64_t N, int64_t Vp)
-        : ctx(where.backend, 0), logits(ctx.dtype(), "logits", N, Vp),
+        : ctx(where.backend, 0, where.half), logits(ctx.storage(), "logits", N, Vp),
           stats(ctx.dtype(), "stats", N, kLossStats), targets(Dtype::i32, "targets", N),
           scale(ctx.dtype(), "scale", N), old_logp(ctx.dtype(), "old_logp", N) {
         ctx.simt.path = where.path;
@@ -164,7 +165,7 @@ TEST_CASE("loss: the clipped surrogate is flat outside the clip range", "[op][lo
 }
 
 TEST_CASE("loss: statistics alone have the bits of the pass with gradient", "[op][loss]") {
-    for (const Where& where : {kCpu, kSweep, kBlock, kCluster}) {
+    for (const Where& where : {kCpu, kCpuHalf, kSweep, kBlock, kCluster}) {
         Rows rows(where, 33, 272);
         Buffer alone(Dtype::f32, "stats", 33, kLossStats), one(Dtype::f32, "stats", 1, kLossStats);
         LossShape shape = plain(257);
@@ -229,7 +230,7 @@ static std::vector<double> hard_row(int kind, int V, Rng& rng) {
 }
 
 // A batch of one row of every kind, through ref and `where`, with lambda_head and lambda_tail of
-// opposite sign: one wrong member of K changes its gradient's sign.
+// opposite sign: one wrong member of K changes its gradient's sign. Logits are those of `where`.
 static void check_top_k(const Where& where, int V, int k, Rng& rng) {
     Rows ref(kRef, kHardRows, V + 3), fast(where, kHardRows, V + 3);
     LossShape shape = plain(V);
@@ -240,13 +241,17 @@ static void check_top_k(const Where& where, int V, int k, Rng& rng) {
         const std::vector<double> z = hard_row(kind, V, rng);
         int32_t x = int32_t(rng.below(V));
         while (kind == 3 && std::isinf(z[x]) && rng.chance(0.9)) x = int32_t(rng.below(V));
-        for (Rows* rows : {&ref, &fast}) {
-            for (int v = 0; v < V; v++) Rows::set(rows->logits, kind * (V + 3) + v, z[v]);
-            rows->targets.as<int32_t>()[kind] = x;
+        for (int v = 0; v < V; v++) {
+            const int64_t i = kind * (V + 3) + v;
+            Rows::set(fast.logits, i, z[v]);
+            Rows::set(ref.logits, i, Rows::get(fast.logits, i));
         }
+        for (Rows* rows : {&ref, &fast}) rows->targets.as<int32_t>()[kind] = x;
     }
     ref.run(shape, false);
     fast.run(shape, false);
+    const double tolerance =
+        where.half ? 1.6e-5 : 4e-12; // 2^-8, half a place of bf16, and 2e-6; squared
     for (int kind = 0; kind < kHardRows; kind++) {
         double square = 0, norm = 0;
         for (int v = 0; v < V + 3; v++) {
@@ -255,9 +260,9 @@ static void check_top_k(const Where& where, int V, int k, Rng& rng) {
             square += (got - want) * (got - want);
             norm += want * want;
         }
-        CAPTURE(where.path, V, kind, k, ref.targets.as<int32_t>()[kind]);
+        CAPTURE(where.path, where.half, V, kind, k, ref.targets.as<int32_t>()[kind]);
         const bool none = std::isnan(norm); // nothing but -inf: NaN in both
-        CHECK((none ? std::isnan(square) : square <= 4e-12 * norm + 1e-60));
+        CHECK((none ? std::isnan(square) : square <= tolerance * norm + 1e-60));
         const double mass = ref.stat(kind, kStatHeadMass);
         const double smallest = 1e-37; // normal fp32 number, about
         if (!none)
@@ -267,9 +272,11 @@ static void check_top_k(const Where& where, int V, int k, Rng& rng) {
 
 TEST_CASE("loss: the fast top-k is the sorted one, whatever the row", "[op][loss]") {
     Rng rng(8, 1);
-    for (const int V : {1, 2, 31, 257, 1000, 3001})
-        for (const int k : {0, 1, 2, 20, 100, V - 1, V, V + 5}) check_top_k(kCpu, V, k, rng);
-    check_top_k(kCpu, 12007, 100, rng); // where the half that is read first bounds nothing
+    for (const Where& where : {kCpu, kCpuHalf}) {
+        for (const int V : {1, 2, 31, 257, 1000, 3001})
+            for (const int k : {0, 1, 2, 20, 100, V - 1, V, V + 5}) check_top_k(where, V, k, rng);
+        check_top_k(where, 12007, 100, rng); // where the half that is read first bounds nothing
+    }
 }
 
 TEST_CASE("loss: the kernels' top-k is the sorted one, whatever the row", "[op][loss][simt]") {

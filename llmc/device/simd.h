@@ -175,11 +175,10 @@ template <class Body> void with_real(Dtype x, const Body& body) {
 }
 
 inline Vf select(Vi mask, Vf yes, Vf no) { return mask ? yes : no; }
-// b where one of them is NaN.
+
+// The larger; b where one of them is NaN.
 #ifdef __AVX512F__
-inline Vf max(Vf a, Vf b) {
-    return _mm512_max_ps(a, b);
-} // g++ 12 compares and blends for a > b ? a : b
+inline Vf max(Vf a, Vf b) { return _mm512_max_ps(a, b); } // from ?: g++ 12 makes two instructions
 #else
 inline Vf max(Vf a, Vf b) { return a > b ? a : b; }
 #endif

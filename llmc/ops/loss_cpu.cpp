@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 namespace {
@@ -154,19 +155,27 @@ template <class T> int collect(const Row<T>& row, float bound, int hits, int roo
     return found;
 }
 
-// K of a list of logits and their columns, which are those of `row` or else 0, 1, ...: the k
-// largest, equal ones by lower column. At least k are >= lowest.
+// K: the k largest of n logits in ascending columns, equal ones by lower column; columns null: the
+// list is the row itself. At least k are >= lowest.
 template <class T, class L>
 void pick(Row<T>& row, const L* list, const int32_t* columns, int n, int k, float lowest) {
     const Bound bound = kth_largest(list, n, k, lowest, row.max);
-    int equal = bound.above < k ? k - bound.above : n; // of those at the bound
     row.count = 0;
+    if (bound.above == k) // never ahead of what is read, if the list is row.logits
+        return for_vectors(n, [&](int64_t i, int lanes) {
+            const Vf logits = load_tail(list + i, lanes, -INFINITY);
+            Vi at = kLaneIndex + int32_t(i);
+            if (columns) std::memcpy(&at, columns + i, lanes * sizeof(int32_t));
+            const unsigned mask = at_least(logits, bound.value) & ((1u << lanes) - 1);
+            append_lanes(row.columns + row.count, at, mask);
+            row.count += append_lanes(row.logits + row.count, logits, mask);
+        });
+    int equal = k - bound.above; // of those at the bound
     for (int i = 0; i < n && row.count < k; i++) {
         const float logit = to_float(list[i]);
-        const bool in = logit > bound.value || (logit == bound.value && equal-- > 0);
+        if (!(logit > bound.value) && !(logit == bound.value && equal-- > 0)) continue;
         row.columns[row.count] = columns ? columns[i] : i;
-        row.logits[row.count] = logit;
-        row.count += in;
+        row.logits[row.count++] = logit;
     }
 }
 
@@ -248,12 +257,12 @@ template <class T> RowSums row_sums(Row<T>& row, int x, const LossShape& s) {
     return sums;
 }
 
-template <class T> LossRow row_scalars(const RowSums& sums, const Row<T>& row, const LossShape& s) {
+LossRow row_scalars(const RowSums& sums, float max, const LossShape& s) {
     const double others = sums.head + sums.tail;
     double rest = sums.target_u == 0 ? others : std::max(others + sums.target_e - 1, 0.0);
     if (std::isnan(others)) rest = others;
-    return loss_row(double(row.max) / s.temperature, sums.target_e, sums.target_u, sums.head,
-                    sums.tail, rest, sums.weighted, 1e-37, s);
+    return loss_row(double(max) / s.temperature, sums.target_e, sums.target_u, sums.head, sums.tail,
+                    rest, sums.weighted, 1e-37, s);
 }
 
 // Pass 3: what row_sums kept -> dlogits.
@@ -325,7 +334,7 @@ void rows_forward_backward(Ctx& ctx, View logits, View stats, const View& target
         if constexpr (!kHalf) row.e = line;
         find_head(row, std::min(s.k, s.V));
         const RowSums sums = row_sums(row, x, s);
-        const LossRow scalars = row_scalars(sums, row, s);
+        const LossRow scalars = row_scalars(sums, row.max, s);
         double weight = double(scale.as<float>()[n]), ratio = 1;
         if (!old_logp.empty()) {
             ratio = grpo_ratio(double(float(-scalars.ce)), double(old_logp.as<float>()[n]));
@@ -349,7 +358,7 @@ void rows_forward(Ctx& ctx, View stats, const View& logits, const View& targets,
         std::copy_n(logits.as<T>() + n * logits.ld, s.V, row.line);
         find_head(row, std::min(s.k, s.V));
         const RowSums sums = row_sums(row, x, s);
-        store_stats(out, row_scalars(sums, row, s), 1);
+        store_stats(out, row_scalars(sums, row.max, s), 1);
     });
 }
 
