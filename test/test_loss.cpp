@@ -290,6 +290,16 @@ TEST_CASE("loss: the kernels' top-k is the sorted one, whatever the row", "[op][
     }
 }
 
+TEST_CASE("loss: a row that a block's shared memory has no room for is swept", "[op][loss][simt]") {
+    constexpr int V = 14000; // 57 KB of floats and 6 of lists, where the sweep takes 48 and a few
+    Rows asked(kBlock, 2, V), swept(kSweep, 2, V);
+    asked.ctx.simt.shared_limit = 60 << 10; // the runtime refuses a launch with more
+    asked.run(plain(V), false);
+    swept.run(plain(V), false);
+    const size_t bytes = asked.logits.view().bytes();
+    CHECK(std::memcmp(asked.logits.bytes(), swept.logits.bytes(), bytes) == 0);
+}
+
 TEST_CASE("loss: one real column has loss 0, entropy 0 and no gradient", "[op][loss]") {
     for (const Where& where : kEverywhere)
         for (double beta : {-0.5, 0.0, 0.5}) {

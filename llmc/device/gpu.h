@@ -7,13 +7,14 @@
 // Beside CUDA's own names both sides have, with the same meaning:
 //   SHARED, DYNAMIC_SHARED          shared memory of the block, of the launch
 //   cluster_sync, cluster_map ...   thread-block clusters and their distributed shared memory
-//   ld128, st128, Pack<T>           16-byte accesses
+//   ld128, st128, Pack<T>           16-byte accesses; st128_global to global memory only
 //   cp_async16, _commit, _wait      16-byte copies from global to shared memory
 //   ldmatrix_x2, _x4, _trans        8x8 matrices of bf16: shared memory -> fragments
 //   mma_m16n8k16                    tensor cores: d += a b, bf16 into fp32
 //   bf16_pair                       a register of a fragment
 //   to_float, from_float            the stored type <-> float
 //   gpu_arch, kernel_path           compute capability, 10 * major + minor; a path a test asks for
+//   shared_limit                    bytes of shared memory a block may have, static and dynamic
 //
 // Matrices lie in fragments over a warp. With g = lane / 4 and t = lane % 4, a register holds two
 // bf16, the first in its low half (PTX ISA, mma.m16n8k16 and ldmatrix):

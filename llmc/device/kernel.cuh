@@ -31,13 +31,27 @@ __device__ __forceinline__ Pack<T> load_vector(const T* row, int columns, int ve
     return pack;
 }
 template <class T>
-__device__ __forceinline__ void store_vector(T* row, int columns, int vector, bool aligned,
-                                             const Pack<T>& pack) {
-    const int first = vector * kVector<T>;
-    if (aligned && first + kVector<T> <= columns) return st128(row + first, pack);
+__device__ __forceinline__ void store_columns(T* row, int columns, int first, const Pack<T>& pack) {
 #pragma unroll
     for (int i = 0; i < kVector<T>; i++)
         if (first + i < columns) row[first + i] = pack.v[i];
+}
+// Rows of global memory.
+template <class T>
+__device__ __forceinline__ void store_vector(T* row, int columns, int vector, bool aligned,
+                                             const Pack<T>& pack) {
+    const int first = vector * kVector<T>;
+    if (aligned && first + kVector<T> <= columns) st128_global(row + first, pack);
+    else store_columns(row, columns, first, pack);
+}
+// The same for a pack that was loaded as one: nvcc stores it as one by itself, and has a register
+// more, without which attention_dkv_kernel<bf16, 128> spills on sm_90.
+template <class T>
+__device__ __forceinline__ void store_copy(T* row, int columns, int vector, bool aligned,
+                                           const Pack<T>& pack) {
+    const int first = vector * kVector<T>;
+    if (aligned && first + kVector<T> <= columns) st128(row + first, pack);
+    else store_columns(row, columns, first, pack);
 }
 
 template <int N, class T> __device__ __forceinline__ void unpack(float (&x)[N], const Pack<T>& p) {

@@ -1,7 +1,7 @@
 // What device/gpu.h promises, under nvcc: inline PTX behind named functions, and the launch. All
 // assembly of the program is in this file.
 #pragma once
-#include "llmc/core/error.h"
+#include "llmc/device/cuda_check.h"
 
 #include <cstdint>
 #include <cuda_runtime.h>
@@ -53,6 +53,10 @@ __device__ __forceinline__ void cluster_sync() {
 // ------------------------------------------------------------------------------------------------
 // memory
 
+__device__ __forceinline__ uint32_t word_of(const float* x) { return __float_as_uint(*x); }
+__device__ __forceinline__ uint32_t word_of(const bf16* x) {
+    return uint32_t(x[0].bits) | uint32_t(x[1].bits) << 16;
+}
 template <class T> __device__ __forceinline__ Pack<T> ld128(const T* pointer) {
     Pack<T> pack;
     *reinterpret_cast<int4*>(&pack) = *reinterpret_cast<const int4*>(pointer);
@@ -60,6 +64,16 @@ template <class T> __device__ __forceinline__ Pack<T> ld128(const T* pointer) {
 }
 template <class T> __device__ __forceinline__ void st128(T* pointer, const Pack<T>& pack) {
     *reinterpret_cast<int4*>(pointer) = *reinterpret_cast<const int4*>(&pack);
+}
+// To global memory. The plain store of an int4 may be taken apart where a pack is made of elements.
+template <class T> __device__ __forceinline__ void st128_global(T* pointer, const Pack<T>& pack) {
+    uint32_t word[4];
+    constexpr int kPerWord = Pack<T>::kSize / 4;
+#pragma unroll
+    for (int i = 0; i < 4; i++) word[i] = word_of(pack.v + i * kPerWord);
+    asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(__cvta_generic_to_global(pointer)),
+                 "r"(word[0]), "r"(word[1]), "r"(word[2]), "r"(word[3])
+                 : "memory");
 }
 __device__ __forceinline__ void cp_async16(void* shared, const void* global) {
     const unsigned address = unsigned(__cvta_generic_to_shared(shared));
@@ -136,18 +150,22 @@ __device__ __forceinline__ float exp2_approx(float x) {
 // ------------------------------------------------------------------------------------------------
 // launch
 
-inline void cuda_check(cudaError_t status, const char* what) {
-    if (status != cudaSuccess)
-        fatal(format("CUDA: %s: %s", what, cudaGetErrorString(status)),
-              "run with CUDA_LAUNCH_BLOCKING=1, or with -device simt, to see where");
-}
+// Another namespace than the SIMT runtime's: a program has both, and their instances of a template
+// would have one name.
+inline namespace by_nvcc {
 
-inline int gpu_arch(const Ctx&) {
-    int device, major, minor;
+inline int device_attribute(cudaDeviceAttr attribute) {
+    int device, value;
     cuda_check(cudaGetDevice(&device), "cudaGetDevice");
-    cuda_check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "arch");
-    cuda_check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "arch");
-    return 10 * major + minor;
+    cuda_check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
+    return value;
+}
+inline int gpu_arch(const Ctx&) {
+    return 10 * device_attribute(cudaDevAttrComputeCapabilityMajor) +
+           device_attribute(cudaDevAttrComputeCapabilityMinor);
+}
+inline size_t shared_limit(const Ctx&) {
+    return size_t(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
 }
 inline int kernel_path(const Ctx&) { return -1; }
 
@@ -172,3 +190,5 @@ void launch(Ctx& ctx, const char* name, void (*kernel)(P...), const LaunchShape&
     config.numAttrs = shape.cluster > 1 ? 1 : 0;
     cuda_check(cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...), name);
 }
+
+} // namespace by_nvcc

@@ -92,8 +92,8 @@ __device__ __forceinline__ void store_rows(const HeadRows<T>& to, int begin, int
     for (int i = lane; i < 16 * kPieces; i += 32) {
         const int row = i / kPieces, piece = i % kPieces;
         if (row < rows && piece * kVector<T> < to.D)
-            store_vector(const_cast<T*>(to.first) + int64_t(begin + row) * to.ld, to.D, piece,
-                         to.aligned, ld128(piece_at<T, kWidth>(tile, row, piece)));
+            store_copy(const_cast<T*>(to.first) + int64_t(begin + row) * to.ld, to.D, piece,
+                       to.aligned, ld128(piece_at<T, kWidth>(tile, row, piece)));
     }
 }
 

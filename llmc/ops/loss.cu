@@ -395,7 +395,8 @@ template <class T> ClusterPlan plan_of(const Ctx& ctx, const LossShape& shape) {
     while (plan.delegate > 1 && kClusterThreads * plan.blocks / plan.delegate < 4 * k)
         plan.delegate /= 2;
     const size_t limit = gpu_arch(ctx) >= 90 ? 200 << 10 : 32 << 10;
-    if (plan.bytes() > limit) plan.blocks = 0;
+    if (plan.bytes() > limit || plan.bytes() + sizeof(ClusterShared) > shared_limit(ctx))
+        plan.blocks = 0;
     return plan;
 }
 

@@ -1,6 +1,6 @@
-// How well the checkers see: every barrier that the kernels meet on the op cases is left out, one
-// source line at a time, and must be found by the race detector, by the scheduler or in the
-// results. A barrier whose absence nobody finds is not needed, or not tested.
+// How well the checkers see: every barrier, and every wait for copies, that the kernels meet on the
+// op cases is left out, one source line at a time, and must be found by the race detector, by the
+// scheduler or in the results. A barrier whose absence nobody finds is not needed, or not tested.
 #include "llmc/device/simt/runtime.h"
 #include "llmc/device/simt/trace.h"
 #include "test/catch.h"

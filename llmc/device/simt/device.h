@@ -174,11 +174,15 @@ template <class T> Pack<T> ld128(const T* pointer, SIMT_SITE) {
 template <class T> void st128(T* pointer, const Pack<T>& pack, SIMT_SITE) {
     simt::runtime::store128(pointer, &pack, site);
 }
+template <class T> void st128_global(T* pointer, const Pack<T>& pack, SIMT_SITE) {
+    simt::runtime::require_not_shared(pointer, site);
+    simt::runtime::store128(pointer, &pack, site);
+}
 inline void cp_async16(void* shared, const void* global, SIMT_SITE) {
     simt::runtime::copy_async16(shared, global, site);
 }
 inline void cp_async_commit() { simt::runtime::copy_commit(); }
-template <int kPending> void cp_async_wait() { simt::runtime::copy_wait(kPending); }
+template <int kPending> void cp_async_wait(SIMT_SITE) { simt::runtime::copy_wait(kPending, site); }
 
 inline int atomicAdd(int* p, int value) { return simt::runtime::atomic_add(p, value); }
 inline unsigned atomicAdd(unsigned* p, unsigned value) {
@@ -217,7 +221,10 @@ inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
 // ------------------------------------------------------------------------------------------------
 // launch
 
+inline namespace by_simt { // ptx.h says why
+
 inline int gpu_arch(const Ctx& ctx) { return ctx.simt.arch; }
+inline size_t shared_limit(const Ctx& ctx) { return ctx.simt.shared_limit; }
 inline int kernel_path(const Ctx& ctx) { return ctx.simt.path; }
 
 template <class... P, class... A>
@@ -239,3 +246,5 @@ void launch(Ctx& ctx, const char* name, void (*kernel)(P...), const LaunchShape&
                                    &call};
     simt::runtime::run_grid(grid, ctx.simt, ctx.threads);
 }
+
+} // namespace by_simt

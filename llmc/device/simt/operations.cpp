@@ -241,6 +241,13 @@ void require_shared(const void* pointer, size_t bytes, Site site) {
         fault(site, "%p is not in this block's shared memory", pointer);
 }
 
+void require_not_shared(const void* pointer, Site site) {
+    Scheduler& s = Scheduler::current();
+    for (int rank = 0; rank < s.grid->cluster; rank++)
+        if (shared_offset(s, s.blocks_[rank], pointer, 1) >= 0)
+            fault(site, "%p is in shared memory, not in global", pointer);
+}
+
 void perform_copies(Scheduler& s, int thread, int pending_groups) {
     Scheduler::Copies& copies = s.copies[thread];
     size_t done = 0;
@@ -270,7 +277,8 @@ void copy_commit() {
     s.copies[s.thread()].group++;
 }
 
-void copy_wait(int pending_groups) {
+void copy_wait(int pending_groups, Site site) {
+    if (left_out(site)) return;
     Scheduler& s = Scheduler::current();
     perform_copies(s, s.thread(), pending_groups);
 }

@@ -46,7 +46,7 @@ struct Grid {
     void (*body)(void*); // one thread of the kernel
     void* arguments;
 };
-constexpr size_t kSharedLimit = 227 << 10; // static and dynamic, of one block
+constexpr size_t kSharedLimit = 227 << 10; // the largest SimtOptions::shared_limit
 constexpr int kBlockLimit = 1024, kClusterLimit = 8;
 
 // Runs every block; `workers` OS threads share the clusters. Throws Fault.
@@ -68,7 +68,8 @@ struct Site {
 };
 
 // How well the checkers see is measured by leaving barriers out, one source line at a time:
-// __syncthreads, __syncwarp, named and cluster barriers. Launches with one OS thread only.
+// __syncthreads, __syncwarp, named and cluster barriers, cp_async_wait. Launches with one OS thread
+// only.
 struct Omission {
     std::string file; // of the line to leave out; "": none
     int line = 0;
@@ -123,11 +124,12 @@ void* dynamic_shared();
 
 void copy_async16(void* shared, const void* global, Site site);
 void copy_commit();
-void copy_wait(int pending_groups);
+void copy_wait(int pending_groups, Site site);
 
 enum class Access : uint8_t { load, store, atomic };
 void check_aligned(const void* pointer, size_t bytes, Site site);
 void require_shared(const void* pointer, size_t bytes, Site site);
+void require_not_shared(const void* pointer, Site site);
 void record(const void* pointer, size_t bytes, Access access, const void* place);
 void load128(void* value, const void* pointer, Site site);
 void store128(void* pointer, const void* value, Site site);

@@ -159,6 +159,8 @@ void* Scheduler::shared_slot(SharedSlot& slot, size_t bytes, size_t alignment) {
     if (slot.launch != launch_) {
         const size_t offset = (static_bytes + alignment - 1) / alignment * alignment;
         if (offset + bytes > kStaticLimit) fail("more than 48 KiB of static shared memory");
+        if (offset + bytes + grid->shared_bytes > options.shared_limit)
+            fail("more shared memory, static and dynamic, than a block may have");
         for (Block& b : blocks_) {
             ASAN_UNPOISON_MEMORY_REGION(b.shared + offset, bytes);
             std::memset(b.shared + offset, 0xff, bytes);
@@ -340,7 +342,7 @@ void run_grid(const Grid& g, const SimtOptions& options, int workers) {
     const int threads = int(g.threads.x * g.threads.y * g.threads.z);
     require(threads >= 1 && threads <= kBlockLimit && g.cluster >= 1 &&
                 g.cluster <= kClusterLimit && g.blocks.x % unsigned(g.cluster) == 0 &&
-                g.shared_bytes <= kSharedLimit,
+                options.shared_limit <= kSharedLimit && g.shared_bytes <= options.shared_limit,
             "%s: %d threads, %u blocks in clusters of %d, %zu bytes of shared memory", g.kernel,
             threads, g.blocks.x, g.cluster, g.shared_bytes);
     if (blocks == 0) return;
