@@ -5,7 +5,8 @@
 #   make op OP=loss       tests and benchmark of one op
 #   make cuda-check      kernels through nvcc      make ladder LADDER=attention   a ladder of dev/cuda
 #   make clean
-# Settings: BUILD=dir, CXX, OPT=-O3, MARCH=native, ONEDNN=0 (our own GEMM instead of oneDNN), MPI=0
+# Settings: BUILD=dir, CXX, OPT=-O3, MARCH=native, ONEDNN=0 (our own GEMM instead of oneDNN), MPI=0,
+#   CUDA=0 (no GPU, though nvcc is there), CUDA_ARCHS="90" (for these GPUs only)
 BUILD ?= build
 CXX ?= g++
 MARCH ?= native
@@ -30,7 +31,17 @@ ifneq ($(MAKECMDGOALS),lint)
 ONEDNN ?= $(call has_header,oneapi/dnnl/dnnl.hpp)
 MPI ?= $(shell command -v mpicxx >/dev/null 2>&1 && echo 1)
 CATCH2_V3 := $(call has_header,catch2/catch_all.hpp)
+NVCC := $(shell command -v nvcc)
+CUDA ?= $(if $(NVCC),1)
 endif
+endif
+ifeq ($(CUDA),1)
+CUDA_HOME ?= $(abspath $(dir $(realpath $(NVCC)))..)
+NCCL := $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h)
+DEFINES += -DPRIOR_CUDA $(if $(NCCL),-DPRIOR_NCCL) -isystem $(CUDA_HOME)/include
+# cuBLASLt and NCCL are loaded when a GPU computes: llmc/device/library.h.
+LIBS += -L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt -lpthread \
+  -Wl,-rpath,$(CUDA_HOME)/lib64:$(CUDA_HOME)/lib
 endif
 ifeq ($(ONEDNN),1)
 DEFINES += -DPRIOR_ONEDNN
@@ -44,20 +55,23 @@ endif
 
 objects = $(patsubst %.cpp,$(BUILD)/%.o,$(patsubst %.cu,$(BUILD)/%.cu.o,$(1)))
 LIBRARY := $(BUILD)/libprior.a
-KERNELS := $(wildcard llmc/ops/*.cu)
-LIB_OBJECTS := $(call objects,$(wildcard llmc/*/*.cpp llmc/device/simt/*.cpp) $(KERNELS))
+KERNELS := $(wildcard llmc/ops/*.cu llmc/device/*.cu)
+CUDA_OBJECTS := $(KERNELS:%.cu=$(BUILD)/cuda/%.o)
+LIB_OBJECTS := $(call objects,$(wildcard llmc/*/*.cpp llmc/device/simt/*.cpp) $(KERNELS)) \
+  $(if $(filter 1,$(CUDA)),$(CUDA_OBJECTS))
 CASE_OBJECTS := $(call objects,$(wildcard test/cases/*.cpp) test/op_case.cpp)
 GOLDEN_OBJECTS := $(call objects,$(wildcard test/golden_*.cpp))
 TEST_OBJECTS := $(call objects,$(filter-out test/golden_main.cpp,$(wildcard test/*.cpp test/*.cu test/cases/*.cpp)) \
   test/fuzz/targets.cpp)
 
+comma := ,
 all: found train rollout data/prepare
 
 found:
 	@echo "compiler  $(CXX) $(shell $(CXX) -dumpfullversion), $(OPT) -march=$(MARCH)"
 	@echo "oneDNN    $(if $(filter 1,$(ONEDNN)),found: GEMM through its matmul,not found: GEMM by our tile kernel)"
 	@echo "MPI       $(if $(filter 1,$(MPI)),found: mpirun trains data parallel,not found: one process)"
-	@echo "CUDA      $(if $(shell command -v nvcc),nvcc found: make cuda-check; ,)the programs run on the CPU"
+	@echo "CUDA      $(if $(filter 1,$(CUDA)),nvcc found: -device cuda cpu simt$(comma) GPUs of sm $(CUDA_ARCHS)$(comma) NCCL $(if $(NCCL),found,not found: MPI between GPUs),not built: -device cpu simt)"
 	@echo "building  ./train ./rollout data/prepare"
 
 train rollout: %: $(BUILD)/%_gpt.cu.o $(LIBRARY)
@@ -117,7 +131,7 @@ test-all: $(BUILD)/tests
 # -Wno-maybe-uninitialized: g++ 12 warns about its own <regex> under these flags.
 # asan-use-after-return=0: g++ 13 misaligns 64-byte vectors on the fake stack (PR 110027).
 asan:
-	@$(MAKE) BUILD=build-asan OPT=-O1 TEST_OPT=-O0 \
+	@$(MAKE) BUILD=build-asan OPT=-O1 TEST_OPT=-O0 CUDA=0 \
 	  CXXFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -Wno-maybe-uninitialized \
   --param asan-use-after-return=0" build-asan/tests
 
@@ -153,23 +167,19 @@ op: $(BUILD)/tests bench
 	@ls doc/equations.md llmc/ops/$(OP)*.* $(wildcard test/cases/$(OP)*.cpp test/test_$(OP)*.cpp)
 	$(BUILD)/tests '[op]' && ./bench $(OP)
 
-# The kernels through nvcc: no warning, no spilled register. What ptxas says of each (registers,
-# shared memory) and its PTX stay beside the object and make test/traced/registers.txt.
-NVCC := $(shell command -v nvcc)
-CUDA_ARCHS = 80 90 100 120
-NVCCFLAGS = -std=c++20 -O3 -I. -Xcompiler -Wall,-Wextra,-Werror,-Wno-unknown-pragmas \
+# The kernels through nvcc, once for all architectures: no warning, no spilled register. What ptxas
+# says of each (registers, shared memory) and its PTX stay beside the object, which the programs
+# link, and make test/traced/registers.txt.
+CUDA_ARCHS ?= 80 90 100 120
+NVCCFLAGS = -std=c++20 -O3 -I. -DPRIOR_CUDA -Xcompiler -Wall,-Wextra,-Werror,-Wno-unknown-pragmas \
   --Werror all-warnings -Xptxas -v,--warn-on-spills,--warning-as-error
-define CUDA_RULE
-$(BUILD)/cuda/sm_$(1)/%.o: %.cu
-	@mkdir -p $$(dir $$@)
-	@mkdir -p $$(@:.o=.keep)
-	@$(NVCC) -arch=sm_$(1) $(NVCCFLAGS) --keep --keep-dir $$(@:.o=.keep) -MMD -MP -c $$< -o $$@ >$$(@:.o=.txt) 2>&1 || \
-	  { cat $$(@:.o=.txt); rm -f $$@; exit 1; }
-	@mv $$(@:.o=.keep)/*.ptx $$(@:.o=.ptx) && rm -rf $$(@:.o=.keep)
-endef
-$(foreach arch,$(CUDA_ARCHS),$(eval $(call CUDA_RULE,$(arch))))
+$(BUILD)/cuda/%.o: %.cu
+	@rm -rf $(@:.o=.keep) && mkdir -p $(@:.o=.keep)
+	@echo "nvcc $< for sm $(CUDA_ARCHS)"
+	@$(NVCC) $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch),code=sm_$(arch)) $(NVCCFLAGS) \
+	  --keep --keep-dir $(@:.o=.keep) -MMD -MP -c $< -o $@ >$(@:.o=.txt) 2>&1 || { cat $(@:.o=.txt); rm -f $@; exit 1; }
+	@find $(@:.o=.keep) -type f ! -name '*.ptx' -delete
 ifneq ($(NVCC),)
-CUDA_OBJECTS := $(foreach arch,$(CUDA_ARCHS),$(KERNELS:%.cu=$(BUILD)/cuda/sm_$(arch)/%.o))
 cuda-check: $(CUDA_OBJECTS)
 	@echo "cuda-check: $(notdir $(KERNELS)) for $(addprefix sm_,$(CUDA_ARCHS)): no warnings, no spills"
 	@python3 test/traced/registers.py $(BUILD)/cuda
@@ -187,7 +197,7 @@ $(BUILD)/ladder_$(LADDER): $(BUILD)/traced/dev/cuda/$(LADDER)/ladder.cu.o $(LIBR
 	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
 $(BUILD)/cuda/ladder_$(LADDER).o: dev/cuda/$(LADDER)/ladder.cu
 	@mkdir -p $(dir $@)
-	$(NVCC) -arch=sm_$(firstword $(CUDA_ARCHS)) -std=c++20 -O3 -I. -MMD -MP -c $< -o $@
+	$(NVCC) -arch=sm_$(firstword $(CUDA_ARCHS)) -std=c++20 -O3 -I. $(if $(filter 1,$(CUDA)),-DPRIOR_CUDA) -MMD -MP -c $< -o $@
 $(BUILD)/ladder_$(LADDER)_cuda: $(BUILD)/cuda/ladder_$(LADDER).o $(LIBRARY)
 	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS) -L$(dir $(NVCC))../lib64 -lcudart_static -ldl -lrt
 ladder: $(BUILD)/ladder_$(LADDER) $(if $(NVCC),$(BUILD)/ladder_$(LADDER)_cuda)

@@ -47,15 +47,20 @@ struct LoadedModel {
     Tokenizer tokenizer;
     Model model;
 
+    static Ctx& ready(Ctx& ctx) {
+        ctx.play_gpu();
+        return ctx;
+    }
     LoadedModel(const Recipe& recipe, const Comm& comm)
         : LoadedModel(recipe, comm, checkpoint_folder(comm, recipe.text("", "model"))) {}
     LoadedModel(const Recipe& recipe, const Comm& comm, const std::string& checkpoint)
         : folder(checkpoint),
           ctx(choose_backend(recipe.text("", "device")),
               threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()),
-              choose_bf16(recipe.text("", "dtype"), choose_backend(recipe.text("", "device")))),
+              choose_bf16(recipe.text("", "dtype"), choose_backend(recipe.text("", "device"))),
+              comm.local_rank()),
           tokenizer(checkpoint_tokenizer(recipe, folder)),
-          model(ctx, read_config(folder, tokenizer.vocab_size())) {
+          model(ready(ctx), read_config(folder, tokenizer.vocab_size())) {
         load_weights(model, folder);
         if (comm.root())
             std::fprintf(stderr, "model %s, %s, %d threads\n", folder.c_str(),

@@ -67,7 +67,7 @@ def check_sizes(name, lines):
     start = indent = None
     for number, line in enumerate(lines, 1):  # a function ends with "}" under its first character
         begin = re.match(r"^(    )?[A-Za-z~].*[^=] \{$", line)
-        if begin and start is None and "= [" not in line and not re.match(
+        if begin and start is None and "= [" not in line and "](" not in line and not re.match(
                 r"^ *(template <.*> )?(namespace|class|struct|enum|union|extern|if|for|while|else|do|switch|case|return|auto)\b", line):
             start, indent = number, begin.group(1) or ""
         elif start and line == indent + "}":

@@ -75,6 +75,7 @@ quiet() { "$@" >"$work/quiet.log" 2>&1; }
 check "training with a tokenizer.json" quiet bpe -stop_after 3
 check "whose copy is in the checkpoint" cmp "$work/tokenizer.json" "$work/bpe/ckpt/step_00000003/tokenizer.json"
 check "and which ./rollout reads" quiet ./rollout score -model "$work/bpe" -prompt 'The old farmer'
+expect 2 'CUDA' "a device ./rollout does not have" ./rollout score -model "$work/bpe" -prompt x -device cuda
 sed 's/"version":/"version" :/' test/golden/bpe/tokenizer.json >"$work/tokenizer.json"
 expect 1 'made with another tokenizer' "another tokenizer than the checkpoint's" bpe
 printf '{"id": 1, "text": "a"}\n{"id": 2}\n' >"$work/lines.jsonl"

@@ -1,6 +1,7 @@
 #!/bin/sh
 # The program's own loop over the kernels: -device simt against -device cpu, both models, all three
-# stages. They go on from a model that answers, so that RL has groups to keep.
+# stages. They go on from a model that answers, so that RL has groups to keep. The SIMT device's memory is closed to the
+# host here, as a GPU's is (doc/kernels.md).
 cd "$(dirname "$0")/.."
 . test/short_runs.sh
 
@@ -22,4 +23,16 @@ for model in tiny tiny-moe; do
         losses_agree "$model-bf16-cpu" "$model-bf16-simt" $band 18 "pretrain midtrain"
     check "$model: RL had something to learn from" [ "$(rl_losses "$model-fp32-simt")" -gt 0 ]
 done
+
+# Two ranks, whose gradients and weights travel between memories that the host cannot read.
+if command -v mpirun >/dev/null 2>&1; then
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
+    LAUNCH="mpirun -np 2"
+    for device in cpu simt; do
+        run "ranks-$device" tiny $steps -stages pretrain,midtrain -init "$work/tiny/ckpt/step_00000090" \
+            -threads 1 -zero 2 -device $device
+    done
+    check "two ranks, ZeRO-2: the kernels have the losses of the CPU to 1e-5" \
+        losses_agree ranks-cpu ranks-simt 1e-5 15
+fi
 finish

@@ -25,7 +25,7 @@ struct ByteModel {
     Tokenizer tokenizer;
     Model model;
     ByteModel() : model(ctx, config()) {
-        init_params(model.weights, model.table, model.config, 5, 0.1);
+        init_params(model.ctx(), model.weights, model.table, model.config, 5, 0.1);
     }
     static ModelConfig config() {
         ModelConfig c = model_preset("tiny");

@@ -85,7 +85,7 @@ TEST_CASE("grpo: a row's whole weight is the clipped one plus the KL term's", "[
     LossShape shape{};
     shape.clip_low = 0.2;
     shape.clip_high = 0.28;
-    views.weigh_kl(m, shape);
+    views.weigh_kl(ctx, m, shape);
     CHECK(views.old_logp.empty());
     CHECK(views.scale.as<double>()[0] == Approx(0.1 * std::expm1(-1.0)));
     CHECK(views.scale.as<double>()[1] == 0);

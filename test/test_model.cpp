@@ -49,7 +49,7 @@ std::vector<char> summed_gradients(bool moe, bool bf16, int threads, bool recomp
     ModelConfig config = small(moe);
     config.tied = tied;
     Model model(ctx, config);
-    init_params(model.weights, model.table, model.config, 5, 0.05);
+    init_params(model.ctx(), model.weights, model.table, model.config, 5, 0.05);
     model.weights_changed();
     TrainPass pass(ctx, model, {70, 16, true, recompute, shards});
     LossShape shape{257, 20, -0.25, 0, -0.1, RewardForm::factor, 1, 0.2, 0.28};
@@ -155,7 +155,7 @@ TEST_CASE("model: gradients are those of finite differences, end to end", "[mode
     for (bool moe : {false, true}) {
         Ctx ctx(Backend::ref, 0);
         Model model(ctx, small(moe));
-        init_params(model.weights, model.table, model.config, 5, 0.08);
+        init_params(model.ctx(), model.weights, model.table, model.config, 5, 0.08);
         TrainPass pass(ctx, model, {26, 8, true, false});
         RandomBatch random(26);
         std::vector<double> scale(26, 1.0 / 26), stats(26 * kLossStats);
@@ -195,7 +195,7 @@ TEST_CASE("model: weights written and read again have the same bits", "[model]")
         const Folder folder;
         Ctx ctx(Backend::cpu, 0);
         Model out(ctx, small(moe));
-        init_params(out.weights, out.table, out.config, 5, 0.05);
+        init_params(out.ctx(), out.weights, out.table, out.config, 5, 0.05);
         save_weights(out, folder.path, 256, {Dtype::f32, 0});
         CHECK(read_config(folder.path) == out.config);
         Model in(ctx, read_config(folder.path));

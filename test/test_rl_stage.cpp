@@ -90,7 +90,7 @@ struct RlFixture {
         for (int i = 0; i < 40; i++)
             lines += format("{\"question\": \"Q%02d?\", \"answer\": \"7\"}\n", i);
         place.file("problems.jsonl", lines);
-        init_params(model.weights, model.table, model.config, 5, 0.1);
+        init_params(model.ctx(), model.weights, model.table, model.config, 5, 0.1);
         start(std::move(script));
     }
     void start(WrittenSource::Script script) { // anew, on the same folder

@@ -36,7 +36,8 @@ struct Fixture {
     Model model;
     Fixture(Backend backend, int threads, bool moe, bool bf16 = false)
         : ctx(backend, threads, bf16), model(ctx, small_config(moe)) {
-        init_params(model.weights, model.table, model.config, 7, 0.2); // far from uniform answers
+        init_params(model.ctx(), model.weights, model.table, model.config, 7,
+                    0.2); // far from uniform answers
         model.weights_changed();
     }
 };
@@ -213,7 +214,7 @@ TEST_CASE("rollout: a long prompt is computed in chunks beside decoding", "[roll
     config.max_positions = 800;
     Ctx ctx(Backend::cpu, 1);
     Model model(ctx, config);
-    init_params(model.weights, model.table, config, 7, 0.2);
+    init_params(model.ctx(), model.weights, model.table, config, 7, 0.2);
     std::vector<Request> requests = {some_requests()[0], some_requests()[1]};
     requests[1].prompt.resize(700, 5);
     Engine both(ctx, model, {12, 16, 720}), alone(ctx, model, {12, 16, 720});
@@ -241,7 +242,7 @@ TEST_CASE("rollout: cached decoding has the full forward's logits bit for bit", 
     }
     Ctx ctx(Backend::cpu, 2, x == Dtype::bf16);
     Model model(ctx, config);
-    init_params(model.weights, model.table, config, 7, 0.1);
+    init_params(model.ctx(), model.weights, model.table, config, 7, 0.1);
     model.weights_changed();
     const int64_t N = 100, Vp = config.padded_vocab();
     std::vector<int32_t> tokens, positions, doc_start(N, 0);
@@ -291,7 +292,7 @@ TEST_CASE("rollout: an engine follows the weights", "[rollout]") {
     Engine engine(f.ctx, f.model, {9, 16, kLongest});
     const Request request = some_requests()[0];
     const std::vector<Completion> before = engine.generate({request}, settings(20));
-    init_params(f.model.weights, f.model.table, f.model.config, 8, 0.2);
+    init_params(f.model.ctx(), f.model.weights, f.model.table, f.model.config, 8, 0.2);
     f.model.weights_changed();
     const std::vector<Completion> after = engine.generate({request}, settings(20));
     CHECK(after[0].tokens != before[0].tokens);

@@ -44,7 +44,7 @@ TEST_CASE("weight files: export, load, export again is byte for byte the same", 
                 Folder folder;
                 Ctx ctx(Backend::cpu, 0);
                 Model model(ctx, shape(moe, false));
-                init_params(model.weights, model.table, model.config, 5, 0.05);
+                init_params(model.ctx(), model.weights, model.table, model.config, 5, 0.05);
                 const std::string first = folder.path + "/first", second = folder.path + "/second";
                 make_directories(first);
                 save_weights(model, first, 256, {dtype, shard_bytes});
@@ -68,7 +68,7 @@ TEST_CASE("weight files: what is rounded to BF16 is what the header says", "[wei
     Folder folder;
     Ctx ctx(Backend::cpu, 0);
     Model model(ctx, shape(true, true));
-    init_params(model.weights, model.table, model.config, 5, 0.05);
+    init_params(model.ctx(), model.weights, model.table, model.config, 5, 0.05);
     save_weights(model, folder.path, 256, {Dtype::bf16, 0});
     const SafetensorsFile file(folder.path + "/model.safetensors");
     int exact = 0;

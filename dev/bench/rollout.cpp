@@ -17,7 +17,7 @@ static int bench_main(int argc, char** argv) {
     const int length = number(4, 32), repeats = number(5, 3);
     Ctx ctx(Backend::cpu, threads, choose_bf16(argc > 7 ? argv[7] : "fp32", Backend::cpu));
     Model model(ctx, model_preset(argc > 6 ? argv[6] : "demo"));
-    init_params(model.weights, model.table, model.config, 1, 0.02);
+    init_params(model.ctx(), model.weights, model.table, model.config, 1, 0.02);
     model.weights_changed();
     Engine engine(ctx, model, {sequences, 64, length + fresh});
     std::vector<Request> requests;

@@ -2,6 +2,7 @@
 #include "llmc/device/arena.h"
 
 #include "llmc/core/error.h"
+#include "llmc/device/device_memory.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -47,14 +48,21 @@ void Arena::unmap(void* memory, size_t bytes) {
     else std::free(memory);
 }
 
+void* Arena::get(size_t bytes) { return device_ ? device_->allocate(rounded(bytes)) : map(bytes); }
+
+void Arena::put_back(void* memory, size_t bytes) {
+    if (device_) device_->release(memory, rounded(bytes));
+    else unmap(memory, bytes);
+}
+
 Arena::~Arena() {
-    if (range_) unmap(range_, range_bytes_);
+    if (range_) put_back(range_, range_bytes_);
 }
 
 void Arena::reserve(size_t bytes) {
     require(!range_, "arena: reserved twice");
-    if (!kLazy || bytes == 0) return;
-    range_ = static_cast<char*>(map(bytes));
+    if ((!kLazy && !device_) || bytes == 0) return;
+    range_ = static_cast<char*>(get(bytes));
     range_bytes_ = range_ ? rounded(bytes) : 0;
 }
 
@@ -74,7 +82,7 @@ void* Arena::take(Segment segment, size_t bytes) {
         pieces_.push_back({memory, bytes, true});
         used_ += bytes;
     }
-    if (!memory) memory = static_cast<char*>(map(bytes));
+    if (!memory) memory = static_cast<char*>(get(bytes));
     if (!memory) return nullptr;
     size_t& now = now_[int(segment)];
     now += bytes;
@@ -86,8 +94,9 @@ void Arena::give(Segment segment, void* memory, size_t bytes) {
     bytes = rounded(bytes);
     now_[int(segment)] -= bytes;
     char* begin = static_cast<char*>(memory);
-    if (!range_ || begin < range_ || begin >= range_ + range_bytes_) return unmap(memory, bytes);
-    ::madvise(memory, bytes, MADV_DONTNEED); // zero when it is taken again
+    if (!range_ || begin < range_ || begin >= range_ + range_bytes_) return put_back(memory, bytes);
+    if (device_) device_->zero(memory, bytes); // as it must be when it is taken again
+    else ::madvise(memory, bytes, MADV_DONTNEED);
     for (size_t i = 0; i < pieces_.size(); i++) {
         if (pieces_[i].begin != begin) continue;
         pieces_[i].taken = false;

@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <vector>
 
+class DeviceMemory;
+
 enum class Segment {
     parameters,
     gradients,
@@ -25,6 +27,10 @@ class Arena {
     ~Arena();
     Arena(const Arena&) = delete;
 
+    // From now on of this memory, which must live longer; before anything is taken.
+    void use(DeviceMemory* device) { device_ = device; }
+    DeviceMemory* device() const { return device_; }
+
     void reserve(size_t bytes);
 
     // Zero bytes on a page boundary; null if the system refuses.
@@ -34,7 +40,7 @@ class Arena {
     size_t bytes(Segment segment) const { return now_[int(segment)]; }
     size_t peak(Segment segment) const { return peak_[int(segment)]; }
 
-    // Zero bytes outside any arena.
+    // Zero bytes of the host outside any arena.
     static void* map(size_t bytes);
     static void unmap(void* memory, size_t bytes);
 
@@ -44,6 +50,10 @@ class Arena {
         size_t bytes;
         bool taken;
     };
+    void* get(size_t bytes);
+    void put_back(void* memory, size_t bytes);
+
+    DeviceMemory* device_ = nullptr; // null: the host's
     char* range_ = nullptr;
     size_t range_bytes_ = 0, used_ = 0;
     std::vector<Piece> pieces_;

@@ -1,6 +1,9 @@
 // Contract: comm.h.
 #include "llmc/device/comm.h"
 
+#include "llmc/device/memory.h"
+#include "llmc/device/nccl.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -34,6 +37,14 @@ void add_parts(View out, const void* parts, int64_t begin, int64_t n, int ranks,
     if (out.dtype == Dtype::f32) add_in_order(out.as<float>() + begin, parts, n, ranks, what);
     else if (out.dtype == Dtype::f64) add_in_order(out.as<double>() + begin, parts, n, ranks, what);
     else add_in_order(out.as<int32_t>() + begin, parts, n, ranks, what);
+}
+
+// The same into a tensor, which may lie where the host cannot read it.
+void add_to_tensor(Ctx& ctx, const View& out, const void* parts, int ranks, Sum what) {
+    if (!ctx.memory) return add_parts(out, parts, 0, out.size(), ranks, what);
+    const HostRead before(ctx, out); // a copy
+    add_parts(before.view(), parts, 0, out.size(), ranks, what);
+    ctx.memory->to_device(out.data, before.bytes(), out.bytes());
 }
 
 Comm::Range overlap(const Comm::Range& a, const Comm::Range& b) {
@@ -128,6 +139,7 @@ Comm::Comm(Role role) : role_(role) {
         MPI_Comm local;
         MPI_Comm_split_type(ranks, MPI_COMM_TYPE_SHARED, world_rank, MPI_INFO_NULL, &local);
         MPI_Comm_size(local, count);
+        if (ranks == MPI_COMM_WORLD) MPI_Comm_rank(local, &local_rank_);
         MPI_Comm_free(&local);
     }
 }
@@ -190,7 +202,7 @@ void Comm::all_sum(View values) {
 // Round by round: every rank sends a piece of each shard, as far as `part` has it, to its owner.
 // add(parts, at, count) gets the pieces of all ranks, in rank order, from element `at` of n on.
 template <class Add>
-void Comm::exchange(const View& part, int64_t begin, int64_t n, const Add& add) {
+void Comm::exchange(Ctx& ctx, const View& part, int64_t begin, int64_t n, const Add& add) {
     const int64_t element = int64_t(dtype_bytes(part.dtype));
     const Range all{begin, begin + part.size()}, own = overlap(shard(n), all);
     buffer_.resize(size_t(exchange_bytes(n, part.dtype, size_)));
@@ -215,9 +227,10 @@ void Comm::exchange(const View& part, int64_t begin, int64_t n, const Add& add) 
             send_at[r] = int(r * piece_bytes); // offsets of MPI are ints: packed, then sent
             recv_counts[r] = int(mine * element);
             recv_at[r] = int(r * mine * element);
-            std::memcpy(packed + send_at[r],
-                        static_cast<char*>(part.data) + (range.begin - begin + done) * element,
-                        size_t(send_counts[r]));
+            const char* from =
+                static_cast<const char*>(part.data) + (range.begin - begin + done) * element;
+            if (ctx.memory) ctx.memory->to_host(packed + send_at[r], from, size_t(send_counts[r]));
+            else std::memcpy(packed + send_at[r], from, size_t(send_counts[r]));
         }
         MPI_Alltoallv(packed, send_counts.data(), send_at.data(), MPI_BYTE, parts,
                       recv_counts.data(), recv_at.data(), MPI_BYTE, groups_->own);
@@ -225,29 +238,45 @@ void Comm::exchange(const View& part, int64_t begin, int64_t n, const Add& add) 
     }
 }
 
-void Comm::reduce_scatter(View flat) {
+void Comm::reduce_scatter(Ctx& ctx, View flat) {
+    ctx.wait();
     if (size_ == 1) return;
-    exchange(flat, 0, flat.size(), [&](const char* parts, int64_t at, int64_t count) {
-        add_parts(flat, parts, at, count, size_, Sum::replaces);
+    if (Nccl* fast = nccl(ctx)) return fast->reduce(ctx, {}, flat, 0, flat.size());
+    exchange(ctx, flat, 0, flat.size(), [&](const char* parts, int64_t at, int64_t count) {
+        add_to_tensor(ctx, flat.slice_rows(at, count), parts, size_, Sum::replaces);
     });
 }
 
-void Comm::reduce_add(View own, const View& part, int64_t begin, int64_t n) {
-    if (size_ == 1) return add_parts(own, part.data, begin, part.size(), 1, Sum::adds);
+void Comm::reduce_add(Ctx& ctx, View own, const View& part, int64_t begin, int64_t n) {
+    ctx.wait();
+    if (size_ == 1) {
+        const HostRead values(ctx, part);
+        return add_to_tensor(ctx, own.slice_rows(begin, part.size()), values.bytes(), 1, Sum::adds);
+    }
+    if (Nccl* fast = nccl(ctx)) return fast->reduce(ctx, own, part, begin, n);
     const int64_t first = shard(n).begin;
-    exchange(part, begin, n, [&](const char* parts, int64_t at, int64_t count) {
-        add_parts(own, parts, at - first, count, size_, Sum::adds);
+    exchange(ctx, part, begin, n, [&](const char* parts, int64_t at, int64_t count) {
+        add_to_tensor(ctx, own.slice_rows(at - first, count), parts, size_, Sum::adds);
     });
 }
 
-void Comm::all_gather(View flat) {
+void Comm::all_gather(Ctx& ctx, View flat) {
+    ctx.wait();
+    if (size_ == 1) return;
+    if (Nccl* fast = nccl(ctx)) return fast->all_gather(ctx, flat);
     const int64_t element = int64_t(dtype_bytes(flat.dtype));
-    for (int r = 0; r < size_ && size_ > 1; r++) {
+    const int64_t most = ctx.memory ? kPiece : kMessage;
+    if (ctx.memory) buffer_.resize(size_t(most));
+    for (int r = 0; r < size_; r++) {
         const Range range = shard(flat.size(), r, size_);
-        char* data = static_cast<char*>(flat.data);
-        for (int64_t at = range.begin * element; at < range.end * element; at += kMessage)
-            MPI_Bcast(data + at, int(std::min(kMessage, range.end * element - at)), MPI_BYTE, r,
-                      groups_->own);
+        for (int64_t at = range.begin * element; at < range.end * element; at += most) {
+            char* data = static_cast<char*>(flat.data) + at;
+            char* bytes = ctx.memory ? buffer_.data() : data;
+            const int64_t count = std::min(most, range.end * element - at);
+            if (ctx.memory && r == rank_) ctx.memory->to_host(bytes, data, size_t(count));
+            MPI_Bcast(bytes, int(count), MPI_BYTE, r, groups_->own);
+            if (ctx.memory && r != rank_) ctx.memory->to_device(data, bytes, size_t(count));
+        }
     }
 }
 
@@ -298,11 +327,12 @@ Comm::~Comm() = default;
 void Comm::barrier() {}
 double Comm::all_max(double value) { return value; }
 void Comm::all_sum(View) {}
-void Comm::reduce_scatter(View) {}
-void Comm::reduce_add(View own, const View& part, int64_t begin, int64_t) {
-    add_parts(own, part.data, begin, part.size(), 1, Sum::adds);
+void Comm::reduce_scatter(Ctx& ctx, View) { ctx.wait(); }
+void Comm::reduce_add(Ctx& ctx, View own, const View& part, int64_t begin, int64_t) {
+    const HostRead values(ctx, part);
+    add_to_tensor(ctx, own.slice_rows(begin, part.size()), values.bytes(), 1, Sum::adds);
 }
-void Comm::all_gather(View) {}
+void Comm::all_gather(Ctx& ctx, View) { ctx.wait(); }
 std::vector<std::string> Comm::gather(const std::string& bytes) { return {bytes}; }
 std::string Comm::broadcast(const std::string& bytes) { return bytes; }
 void Comm::send_to_server(int, const std::string&) {}
@@ -313,6 +343,14 @@ void Comm::broadcast_to_servers(View) {}
 void Comm::end_job(int) {}
 
 #endif
+
+// GPUs of one job exchange tensors by themselves; who has none, or no library, by way of the host.
+Nccl* Comm::nccl(Ctx& ctx) {
+    if (!ctx.cuda) return nullptr;
+    if (!nccl_)
+        nccl_ = join_nccl(rank_, size_, [this](const std::string& id) { return broadcast(id); });
+    return nccl_.get();
+}
 
 Comm::Comm(int planned_ranks) : role_(Role::work), size_(planned_ranks), workers_(planned_ranks) {}
 

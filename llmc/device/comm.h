@@ -1,12 +1,14 @@
 // The ranks of a job and what they exchange. One interface for MPI and for a single process; sums
 // are taken in rank order, so that a repeated job gets the same bits.
 #pragma once
-#include "llmc/core/view.h"
+#include "llmc/device/context.h"
 
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
+
+class Nccl; // nccl.h
 
 // What a rank does: ./train and the commands of ./rollout work, ./rollout serve serves them.
 enum class Role { work, serve };
@@ -24,7 +26,8 @@ class Comm {
 
     int rank() const { return rank_; }
     int size() const { return size_; }
-    int local_size() const { return local_size_; }       // ranks on this machine
+    int local_size() const { return local_size_; } // ranks on this machine
+    int local_rank() const { return local_rank_; } // among all on this machine, of either role
     int machine_ranks() const { return machine_ranks_; } // of either role
     bool root() const { return rank_ == 0; }
 
@@ -40,14 +43,16 @@ class Comm {
     };
     static Range shard(int64_t n, int rank, int size);
     Range shard(int64_t n) const { return shard(n, rank_, size_); }
+    // Tensors of `ctx`, after all that was asked for before; between GPUs they go by NCCL where it
+    // is found (nccl.h), else by way of the host. Either way the sums are taken in rank order.
     // Own part: replaced by the sum over ranks; the other parts are left undefined.
-    void reduce_scatter(View flat);
+    void reduce_scatter(Ctx& ctx, View flat);
     // own (shard(n)) +=: the sum over ranks of `part`, elements [begin, begin + part.size()) of n.
-    void reduce_add(View own, const View& part, int64_t begin, int64_t n);
+    void reduce_add(Ctx& ctx, View own, const View& part, int64_t begin, int64_t n);
     // What these two keep for their exchange: bytes of a rank.
     static int64_t exchange_bytes(int64_t n, Dtype dtype, int size);
     // Every part: replaced by its owner's.
-    void all_gather(View flat);
+    void all_gather(Ctx& ctx, View flat);
 
     // Any bytes: of every rank, in rank order; of the root.
     std::vector<std::string> gather(const std::string& bytes);
@@ -72,11 +77,15 @@ class Comm {
 
   private:
     void end_job(int code);
-    template <class Add> void exchange(const View& part, int64_t begin, int64_t n, const Add& add);
+    template <class Add>
+    void exchange(Ctx& ctx, const View& part, int64_t begin, int64_t n, const Add& add);
+    Nccl* nccl(Ctx& ctx); // null: by way of the host
 
     const Role role_;
-    int rank_ = 0, size_ = 1, local_size_ = 1, machine_ranks_ = 1, workers_ = 1, servers_ = 0;
+    int rank_ = 0, size_ = 1, local_size_ = 1, local_rank_ = 0, machine_ranks_ = 1, workers_ = 1,
+        servers_ = 0;
     struct Groups; // of MPI
     std::unique_ptr<Groups> groups_;
-    std::string buffer_; // of the exchanges, kept between calls
+    std::shared_ptr<Nccl> nccl_; // made by the first exchange of tensors between GPUs
+    std::string buffer_;         // of the exchanges, kept between calls
 };

@@ -1,22 +1,28 @@
 #include "llmc/device/context.h"
 
+#include "llmc/device/cuda_device.h"
 #include "llmc/device/gemm.h"
 
 #include <algorithm>
-#include <dlfcn.h>
 #include <omp.h>
 #include <sched.h>
 #include <unistd.h>
+
+void Scratch::give_back() {
+    for (Block& block : blocks_)
+        if (block.device) block.device->release(block.begin, block.bytes);
+    blocks_.clear();
+}
 
 void Scratch::reserve(Arena& arena, size_t bytes) {
     require(total_ == 0, "scratch: reserved while it is in use");
     bytes += 1024; // an op's pieces each begin on a line of their own
     if (bytes <= reserved_.view().bytes()) return;
-    blocks_.clear();
+    give_back();
     block_ = used_ = 0;
     reserved_ = Buffer(); // the old room goes back first
     reserved_ = Buffer(arena, Segment::scratch, Dtype::u8, "scratch", int64_t(bytes));
-    blocks_.push_back({nullptr, reserved_.bytes(), bytes});
+    blocks_.push_back({nullptr, reserved_.bytes(), bytes, nullptr});
 }
 
 void* Scratch::alloc(size_t bytes) {
@@ -27,9 +33,17 @@ void* Scratch::alloc(size_t bytes) {
     }
     if (block_ == blocks_.size()) {
         size_t block_bytes = std::max(bytes, size_t(1) << 20);
-        Block block{std::unique_ptr<char[]>(new char[block_bytes + 64]), nullptr, block_bytes};
-        uintptr_t address = reinterpret_cast<uintptr_t>(block.memory.get());
-        block.begin = reinterpret_cast<char*>((address + 63) / 64 * 64);
+        Block block{nullptr, nullptr, block_bytes, device_};
+        if (device_) {
+            block.begin = static_cast<char*>(device_->allocate(block_bytes));
+            if (!block.begin)
+                fatal(format("out of memory: an op needs %.1f MiB", double(bytes) / (1 << 20)),
+                      "lower -pass_rows or the model's size");
+        } else {
+            block.memory.reset(new char[block_bytes + 64]);
+            uintptr_t address = reinterpret_cast<uintptr_t>(block.memory.get());
+            block.begin = reinterpret_cast<char*>((address + 63) / 64 * 64);
+        }
         blocks_.push_back(std::move(block));
         used_ = 0;
     }
@@ -54,21 +68,23 @@ int threads_per_rank(int asked, int local_ranks) {
 }
 
 const char* backend_name(Backend backend) {
-    static const char* const names[] = {"ref", "cpu", "simt"};
+    static const char* const names[] = {"ref", "cpu", "simt", "cuda"};
     return names[int(backend)];
 }
 
 Backend choose_backend(const std::string& device) {
     if (device == "cuda") {
-        void* driver = ::dlopen("libcuda.so.1", RTLD_NOW);
-        usage_error(driver ? "device = \"cuda\": this build has no CUDA host path"
-                           : "device = \"cuda\": no CUDA driver on this machine (libcuda.so.1)",
-                    "-device cpu computes on the CPU, -device simt runs the CUDA kernels on it");
+        const std::string missing = cuda_missing();
+        if (!missing.empty())
+            usage_error(
+                "device = \"cuda\": " + missing,
+                "-device cpu computes on the CPU, -device simt runs the CUDA kernels on it");
+        return Backend::cuda;
     }
     for (Backend backend : {Backend::ref, Backend::cpu, Backend::simt})
         if (device == backend_name(backend)) return backend;
     require(device == "auto", "choose_backend: \"%s\"", device.c_str());
-    return Backend::cpu;
+    return cuda_missing().empty() ? Backend::cuda : Backend::cpu;
 }
 
 bool choose_bf16(const std::string& dtype, Backend backend) {
@@ -77,13 +93,25 @@ bool choose_bf16(const std::string& dtype, Backend backend) {
     return dtype == "bf16";
 }
 
-Ctx::Ctx(Backend backend_, int threads_, bool bf16_)
+Ctx::Ctx(Backend backend_, int threads_, bool bf16_, int rank)
     : backend(backend_), threads(threads_ > 0 ? threads_ : available_cores()), bf16(bf16_),
       gemm_cache(make_gemm_cache()) {
     omp_set_num_threads(threads); // one OpenMP pool, shared with the GEMM library
+    if (backend != Backend::cuda) return;
+    memory = make_cuda_device(rank, &cuda, &stream);
+    arena.use(memory.get());
+    scratch.use(memory.get());
 }
 
 Ctx::~Ctx() = default;
+
+void Ctx::play_gpu() {
+    if (backend != Backend::simt) return;
+    simt.defer = true;
+    memory = make_simt_memory();
+    arena.use(memory.get());
+    scratch.use(memory.get());
+}
 
 void Ctx::enqueue(std::function<void()> work) {
     if (defers()) waiting_.push_back(std::move(work));
@@ -91,6 +119,20 @@ void Ctx::enqueue(std::function<void()> work) {
 }
 
 void Ctx::wait() {
+    if (cuda) return memory->wait();
+    if (waiting_.empty()) return;
+    if (!memory) return run_waiting();
+    memory->enter();
+    try {
+        run_waiting();
+    } catch (...) {
+        memory->leave();
+        throw;
+    }
+    memory->leave();
+}
+
+void Ctx::run_waiting() {
     const std::vector<std::function<void()>> all = std::move(waiting_);
     waiting_.clear(); // also where one of them throws
     for (const auto& work : all) work();

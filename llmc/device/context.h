@@ -3,6 +3,7 @@
 #pragma once
 #include "llmc/core/view.h"
 #include "llmc/device/buffer.h"
+#include "llmc/device/device_memory.h"
 #include "llmc/device/simt/options.h"
 
 #include <functional>
@@ -10,10 +11,19 @@
 #include <vector>
 
 // ref: double, plain loops, the oracle. cpu: fp32, fast. simt: the kernels of ops/*.cu, thread by
-// thread on the CPU (device/simt/runtime.h); ops without a kernel run their cpu version.
-enum class Backend { ref, cpu, simt };
+// thread on the CPU (device/simt/runtime.h); ops without a kernel run their cpu version. cuda: the
+// kernels on a GPU, products by cuBLASLt.
+enum class Backend { ref, cpu, simt, cuda };
+
+// The address of a kernel op's cuda form, in builds that have it.
+#ifdef PRIOR_CUDA
+#define BUILT_BY_NVCC(fn) fn
+#else
+#define BUILT_BY_NVCC(fn) nullptr
+#endif
 
 struct GemmCache;    // device/gemm.cpp
+struct CudaGemm;     // device/gemm_cuda.cpp
 class PackedWeights; // device/gemm_rows.h
 
 // Bump allocator for an op's temporaries. A ScratchFrame gives everything back at its end; after
@@ -28,14 +38,22 @@ class Scratch {
         return static_cast<T*>(alloc(count * sizeof(T)));
     }
     size_t peak_bytes() const { return peak_; }
+    // From now on of this memory, which must live longer.
+    void use(DeviceMemory* device) { device_ = device; }
+    Scratch() = default;
+    ~Scratch() { give_back(); }
+    Scratch(const Scratch&) = delete;
 
   private:
     friend class ScratchFrame;
+    void give_back();
     struct Block {
-        std::unique_ptr<char[]> memory;
+        std::unique_ptr<char[]> memory; // of the host, or
         char* begin;
         size_t bytes;
+        DeviceMemory* device; // of this one; neither: reserved
     };
+    DeviceMemory* device_ = nullptr;
     Buffer reserved_;
     std::vector<Block> blocks_; // the first is the reserved one, if there is one
     size_t block_ = 0, used_ = 0, total_ = 0, peak_ = 0;
@@ -58,20 +76,27 @@ class ScratchFrame {
 
 struct Ctx {
     // threads 0 = one per core this process may use. bf16: store weights and activations so.
-    Ctx(Backend backend, int threads, bool bf16 = false);
+    // rank: of this process among those of the job on this machine, which share its GPUs.
+    Ctx(Backend backend, int threads, bool bf16 = false, int rank = 0);
     ~Ctx();
     Ctx(const Ctx&) = delete;
 
     Backend backend;
     int threads;
     bool bf16;
+    std::unique_ptr<DeviceMemory> memory; // null: tensors lie where the host can read them
+    CudaDevice* cuda = nullptr;           // `memory`, where the backend is cuda
     Arena arena;
     Scratch scratch;
     std::shared_ptr<GemmCache> gemm_cache;
+    std::shared_ptr<CudaGemm> cuda_gemm;           // made by the first product on a GPU
     const PackedWeights* packed_weights = nullptr; // of the pass that runs
     SimtOptions simt;
-    void* stream = nullptr; // cudaStream_t of kernels built by nvcc
+    void* stream = nullptr; // cudaStream_t of kernels built by nvcc, of products and copies
 
+    // From now on the simt backend has memory of its own, and does nothing before it is waited for:
+    // all that a GPU does to its host. Before the first tensor; no effect on the other backends.
+    void play_gpu();
     // Does `work` after all that was asked for before it: at once, or where simt.defer is set not
     // before wait(), so that whoever reads a result without waiting for it sees old data.
     void enqueue(std::function<void()> work);
@@ -79,6 +104,8 @@ struct Ctx {
     // the host writes into it, or reads what they wrote, only afterwards.
     void wait();
     bool defers() const { return backend == Backend::simt && simt.defer; }
+    // Whether a contract's check may look at values: they are there, and the host can read them.
+    bool checks_values() const { return !defers() && !memory; }
 
     // X of the contracts: the dtype of the weights that passes read and of activations.
     Dtype storage() const { return bf16 ? Dtype::bf16 : dtype(); }
@@ -86,6 +113,7 @@ struct Ctx {
     Dtype dtype() const { return backend == Backend::ref ? Dtype::f64 : Dtype::f32; }
 
   private:
+    void run_waiting();
     std::vector<std::function<void()>> waiting_;
 };
 

@@ -1,8 +1,10 @@
 #include "llmc/device/gemm.h"
 
 #include "llmc/device/buffer.h"
+#include "llmc/device/gemm_cuda.h"
 #include "llmc/device/parallel.h"
 #include "llmc/device/simd.h"
+#include "llmc/device/tensor_kernels.h"
 #include "llmc/device/tile.h"
 
 #include <algorithm>
@@ -144,7 +146,7 @@ static void gemm_cpu(Ctx& ctx, View& c, const View& a, Trans trans_a, const View
     });
 }
 
-bool gemm_takes_bf16(Ctx& ctx) {
+static bool cpu_takes_bf16(Ctx& ctx) {
     GemmCache& cache = *ctx.gemm_cache;
     if (cache.takes_bf16 < 0) {
         const int64_t bf16 = int64_t(Dtype::bf16);
@@ -158,10 +160,9 @@ bool gemm_takes_bf16(Ctx& ctx) {
     return cache.takes_bf16 == 1;
 }
 
-const char* gemm_library() {
-    static const std::string text = format("oneDNN %d.%d.%d", dnnl_version()->major,
-                                           dnnl_version()->minor, dnnl_version()->patch);
-    return text.c_str();
+static std::string cpu_library() {
+    return format("oneDNN %d.%d.%d", dnnl_version()->major, dnnl_version()->minor,
+                  dnnl_version()->patch);
 }
 
 #else // ------------------------------------------------------------------------------------------
@@ -187,13 +188,14 @@ static void gemm_cpu(Ctx& ctx, View& c, const View& a, Trans trans_a, const View
     float* pc = c.as<float>();
     ScratchFrame frame(ctx.scratch);
     float* packed = ctx.scratch.alloc_of<float>(panels * k * kTileColumns);
-    parallel_for(panels, [&](int64_t panel) {
+    auto pack = [&](int64_t panel) {
         float* out = packed + panel * k * kTileColumns;
         int64_t j0 = panel * kTileColumns, width = std::min<int64_t>(kTileColumns, n - j0);
         for (int64_t p = 0; p < k; p++)
             for (int64_t j = 0; j < width; j++)
                 out[p * kTileColumns + j] = pb[p * b_row + (j0 + j) * b_col];
-    });
+    };
+    parallel_for(panels, pack);
     auto mode = store == Store::accumulate ? TileStore::accumulate : TileStore::overwrite;
     parallel_for(row_blocks * panels, [&](int64_t item) {
         int64_t i0 = item / panels * kRowBlock, panel = item % panels;
@@ -205,12 +207,34 @@ static void gemm_cpu(Ctx& ctx, View& c, const View& a, Trans trans_a, const View
     });
 }
 
-bool gemm_takes_bf16(Ctx&) { return false; }
-const char* gemm_library() { return "own tile kernel"; }
+static bool cpu_takes_bf16(Ctx&) { return false; }
+static std::string cpu_library() { return "own tile kernel"; }
 
 #endif
 
+bool gemm_takes_bf16(Ctx& ctx) { return ctx.cuda || cpu_takes_bf16(ctx); }
+
+std::string gemm_library(const Ctx& ctx) {
+    return ctx.cuda ? "cuBLASLt" : ctx.backend == Backend::ref ? "plain loops" : cpu_library();
+}
+
 std::shared_ptr<GemmCache> make_gemm_cache() { return std::make_shared<GemmCache>(); }
+
+static void gemm_fast(Ctx& ctx, View& c, const View& a, Trans trans_a, const View& b, Trans trans_b,
+                      Store store, int64_t k) {
+    if (ctx.cuda) gemm_cuda(ctx, c, a, trans_a, b, trans_b, store);
+    else gemm_cpu(ctx, c, a, trans_a, b, trans_b, store, k);
+}
+
+// to = from, either or both stored as floats; an op's own work, not asked for anew.
+static void convert_matrix(Ctx& ctx, View to, const View& from) {
+    if (ctx.cuda) return convert_rows(ctx, to, from);
+    parallel_for(from.shape[0], [&](int64_t i) {
+        if (to.dtype == Dtype::bf16)
+            convert(to.as<bf16>() + i * to.ld, from.as<float>() + i * from.ld, from.shape[1]);
+        else convert(to.as<float>() + i * to.ld, from.as<bf16>() + i * from.ld, from.shape[1]);
+    });
+}
 
 // Operands that no primitive takes as they are, through floats.
 static void gemm_widened(Ctx& ctx, View& c, const View& a, Trans trans_a, const View& b,
@@ -223,19 +247,12 @@ static void gemm_widened(Ctx& ctx, View& c, const View& a, Trans trans_a, const 
     auto widen = [&](const View& view, bool read) {
         if (view.dtype == Dtype::f32) return view;
         View wide = room(view);
-        if (read)
-            parallel_for(view.shape[0], [&](int64_t i) {
-                convert(wide.as<float>() + i * wide.ld, view.as<bf16>() + i * view.ld,
-                        view.shape[1]);
-            });
+        if (read) convert_matrix(ctx, wide, view);
         return wide;
     };
     View wide = widen(c, store == Store::accumulate);
-    gemm_cpu(ctx, wide, widen(a, true), trans_a, widen(b, true), trans_b, store, k);
-    if (c.dtype == Dtype::bf16)
-        parallel_for(c.shape[0], [&](int64_t i) {
-            convert(c.as<bf16>() + i * c.ld, wide.as<float>() + i * wide.ld, c.shape[1]);
-        });
+    gemm_fast(ctx, wide, widen(a, true), trans_a, widen(b, true), trans_b, store, k);
+    if (c.dtype == Dtype::bf16) convert_matrix(ctx, c, wide);
 }
 
 static bool takes_as_they_are(Ctx& ctx, const View& c, const View& a, const View& b) {
@@ -256,14 +273,15 @@ void gemm(Ctx& ctx, View c, const View& a, Trans trans_a, const View& b, Trans t
             shape_text(a).c_str(), b.name, shape_text(b).c_str());
     if (m == 0 || n == 0) return;
     if (k == 0) {
-        if (store == Store::overwrite)
-            for (int64_t i = 0; i < m; i++)
-                std::memset(static_cast<char*>(c.data) + i * c.ld * dtype_bytes(c.dtype), 0,
-                            n * dtype_bytes(c.dtype));
+        for (int64_t i = 0; i < m && store == Store::overwrite; i++) {
+            const View row = c.slice_rows(i, 1);
+            if (ctx.cuda) ctx.memory->zero(row.data, row.bytes());
+            else std::memset(row.data, 0, row.bytes());
+        }
         return;
     }
     if (ctx.backend == Backend::ref) gemm_ref(c, a, trans_a, b, trans_b, store);
-    else if (takes_as_they_are(ctx, c, a, b)) gemm_cpu(ctx, c, a, trans_a, b, trans_b, store, k);
+    else if (takes_as_they_are(ctx, c, a, b)) gemm_fast(ctx, c, a, trans_a, b, trans_b, store, k);
     else gemm_widened(ctx, c, a, trans_a, b, trans_b, store, k);
 }
 
@@ -271,8 +289,10 @@ size_t gemm_scratch(Ctx& ctx, const View& c, const View& a, Trans trans_a, const
                     Trans trans_b, Store store) {
     const int64_t k = trans_a == Trans::no ? a.shape[1] : a.shape[0];
     if (ctx.backend == Backend::ref || c.size() == 0 || k == 0) return 0;
-    if (takes_as_they_are(ctx, c, a, b))
-        return gemm_cpu_scratch(ctx, c, a, trans_a, b, trans_b, store, k);
+    auto of_library = [&](const View& c, const View& a, const View& b) { // cuBLASLt has its own
+        return ctx.cuda ? 0 : gemm_cpu_scratch(ctx, c, a, trans_a, b, trans_b, store, k);
+    };
+    if (takes_as_they_are(ctx, c, a, b)) return of_library(c, a, b);
     size_t floats = 0;
     auto widen = [&](View view) {
         if (view.dtype == Dtype::f32) return view;
@@ -282,18 +302,24 @@ size_t gemm_scratch(Ctx& ctx, const View& c, const View& a, Trans trans_a, const
         return view;
     };
     const View wide_c = widen(c), wide_a = widen(a), wide_b = widen(b);
-    return floats * sizeof(float) +
-           gemm_cpu_scratch(ctx, wide_c, wide_a, trans_a, wide_b, trans_b, store, k);
+    return floats * sizeof(float) + of_library(wide_c, wide_a, wide_b);
 }
 
 double gemm_peak(Ctx& ctx) {
     const int64_t n = ctx.backend == Backend::ref ? 128 : 1024;
     const Dtype x = ctx.storage();
-    const Buffer a(x, "peak a", n, n), b(x, "peak b", n, n), c(x, "peak c", n, n);
+    Arena arena; // not the run's: its peaks are those of the run's tensors
+    arena.use(ctx.memory.get());
+    const Segment any = Segment::activations;
+    const Buffer a(arena, any, x, "peak a", n, n), b(arena, any, x, "peak b", n, n);
+    const Buffer c(arena, any, x, "peak c", n, n);
     double best_s = 1e9;
     for (int i = 0; i < 6; i++) { // the first prepares the primitive and touches the pages
         const auto start = std::chrono::steady_clock::now();
-        gemm(ctx, c.view(), a.view(), Trans::no, b.view(), Trans::no, Store::overwrite);
+        ctx.enqueue([&] {
+            gemm(ctx, c.view(), a.view(), Trans::no, b.view(), Trans::no, Store::overwrite);
+        });
+        ctx.wait();
         const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
         best_s = std::min(best_s, elapsed.count());
     }

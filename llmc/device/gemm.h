@@ -1,6 +1,7 @@
 // The one seam for dense matrix products: plain loops in double (ref), oneDNN matmul primitives or,
-// without oneDNN, our tile kernel (cpu). Row results never depend on the number of rows: decoding
-// and the training forward agree bit for bit (test/test_gemm.cpp keeps this true).
+// without oneDNN, our tile kernel (cpu), cuBLASLt (cuda, gemm_cuda.h). But for the last, row
+// results never depend on the number of rows: decoding and the training forward agree bit for bit
+// (test/test_gemm.cpp keeps this true).
 #pragma once
 #include "llmc/device/context.h"
 
@@ -26,6 +27,7 @@ size_t gemm_scratch(Ctx& ctx, const View& c, const View& a, Trans trans_a, const
 double gemm_peak(Ctx& ctx);
 
 bool gemm_takes_bf16(Ctx& ctx);
-const char* gemm_library(); // "oneDNN 2.6.3" or "own tile kernel", for the start-up lines
+// "oneDNN 2.6.3", "own tile kernel", "plain loops", "cuBLASLt": for the start-up lines.
+std::string gemm_library(const Ctx& ctx);
 
 std::shared_ptr<GemmCache> make_gemm_cache();

@@ -20,7 +20,7 @@ DecodePass::DecodePass(Ctx& ctx, const Model& model, KvCache& cache, int64_t row
     hidden_rstd_ = pool_.make(ctx.dtype(), "hidden_rstd", rows);
     chosen_ = pool_.make(x, "chosen", logits_rows, c.channels);
     logits_ = pool_.make(x, "logits", logits_rows, c.padded_vocab());
-    if (ctx.backend == Backend::ref) return; // its products are plain loops
+    if (ctx.backend != Backend::cpu) return; // the packed products are its
     for (int l = 0; l < c.layers; l++) {
         const BlockParams& w = model.pass_weights().block(l);
         for (const View* weight :

@@ -1,7 +1,7 @@
 // Contract: kv_cache.h.
 #include "llmc/model/kv_cache.h"
 
-#include <cstring>
+#include "llmc/device/memory.h"
 
 KvCache::KvCache(Arena& arena, const ModelConfig& config, Dtype dtype, int pages, int page_size)
     : pages_(pages), page_size_(page_size), pool_(arena, Segment::rollouts) {
@@ -16,10 +16,8 @@ KvCache::KvCache(Arena& arena, const ModelConfig& config, Dtype dtype, int pages
     }
 }
 
-void KvCache::copy_page(int to, int from) {
+void KvCache::copy_page(Ctx& ctx, int to, int from) {
     for (const std::vector<View>* side : {&keys_, &values_})
-        for (const View& pages : *side) {
-            View target = pages.slice_rows(to, 1);
-            std::memcpy(target.data, pages.slice_rows(from, 1).data, target.bytes());
-        }
+        for (const View& pages : *side)
+            copy_tensor(ctx, pages.slice_rows(to, 1), pages.slice_rows(from, 1));
 }

@@ -2,18 +2,20 @@
 #include "llmc/model/model.h"
 
 #include "llmc/core/file.h"
+#include "llmc/device/memory.h"
 #include "llmc/device/parallel.h"
-#include "llmc/device/simd.h"
 #include "llmc/ops/rope.h"
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 
 Model::Model(Ctx& ctx, const ModelConfig& c)
     : config(c), table(c),
       weights(ctx.arena, Segment::parameters, c, table, Layout::whole, ctx.dtype(), "weights"),
+      ctx_(ctx),
       rope_(ctx.arena, Segment::parameters, ctx.dtype(), "rope", c.max_positions, c.head_dim) {
-    rope_table_fill(rope_.view(), c.rope_base);
+    rope_table_fill(HostWrite(ctx, rope_.view()).view(), c.rope_base);
     if (ctx.storage() != Dtype::bf16) return;
     copy_ = std::make_unique<ParamSet>(ctx.arena, Segment::parameters, c, table, Layout::whole,
                                        Dtype::bf16, "weights in bf16");
@@ -26,18 +28,12 @@ size_t Model::bytes() const {
 
 void Model::weights_changed() {
     version_++;
-    if (!copy_) return;
-    constexpr int64_t kPart = 1 << 16;
-    const View from = weights.trained(), to = copy_->trained();
-    parallel_for((from.size() + kPart - 1) / kPart, [&](int64_t part) {
-        const int64_t begin = part * kPart, count = std::min(kPart, from.size() - begin);
-        convert(const_cast<View&>(to).as<bf16>() + begin, from.as<float>() + begin, count);
-    });
+    if (copy_) round_tensor(ctx_, copy_->trained(), weights.trained());
 }
 
 void Model::set_rope_base(double base) {
     config.rope_base = base;
-    rope_table_fill(rope_.view(), base);
+    rope_table_fill(HostWrite(ctx_, rope_.view()).view(), base);
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -67,20 +63,28 @@ void load_weights(Model& model, const std::string& directory) {
             part.to += part.count * int64_t(dtype_bytes(own));
         }
     }
-    parallel_for_dynamic(int64_t(parts.size()), [&](int64_t i, int) {
-        const Part& part = parts[size_t(i)];
+    Ctx& ctx = model.ctx();
+    ctx.wait();
+    auto fill = [&](const Part& part) {
         populate(part.from, size_t(part.count) * dtype_bytes(part.dtype));
-        convert_values(part.from, part.dtype, part.to, own, part.count);
-    });
+        const HostWrite to(ctx, make_view(part.to, own, "weights", part.count));
+        convert_values(part.from, part.dtype, to.view().data, own, part.count);
+    };
+    if (ctx.memory) // copies go one after the other
+        for (const Part& part : parts) fill(part);
+    else
+        parallel_for_dynamic(int64_t(parts.size()),
+                             [&](int64_t i, int) { fill(parts[size_t(i)]); });
     model.weights_changed();
 }
 
 std::map<std::string, uint64_t> save_weights(const Model& model, const std::string& directory,
                                              int end_of_text, const WeightFormat& format) {
+    std::optional<HostRead> values; // of the tensor being written
     return write_model_files(directory, model.config, model.table, end_of_text, format,
                              [&](const Param& param, Dtype* dtype) -> const void* {
-                                 const View view = model.weights.tensor(param);
-                                 *dtype = view.dtype;
-                                 return view.data;
+                                 values.emplace(model.ctx(), model.weights.tensor(param));
+                                 *dtype = values->view().dtype;
+                                 return values->view().data;
                              });
 }

@@ -12,6 +12,7 @@ struct Model {
     void set_rope_base(double base);
     View rope() const { return rope_.view(); } // (max_positions, D)
     size_t bytes() const;
+    Ctx& ctx() const { return ctx_; } // that its tensors belong to
 
     // What the passes read: `weights`, or where X is bf16 their rounded copy (routers excepted,
     // which stay fp32). Whoever changes `weights` calls weights_changed() afterwards.
@@ -24,6 +25,7 @@ struct Model {
     ParamSet weights; // what the optimizer moves and checkpoints hold: fp32, double for ref
 
   private:
+    Ctx& ctx_;
     Buffer rope_;
     std::unique_ptr<ParamSet> copy_;
     uint64_t version_ = 0;

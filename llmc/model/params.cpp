@@ -1,6 +1,8 @@
 // Contract and layout: params.h.
 #include "llmc/model/params.h"
 
+#include "llmc/device/memory.h"
+
 #include "llmc/core/error.h"
 #include "llmc/core/file.h"
 #include "llmc/core/rng.h"
@@ -193,10 +195,10 @@ View ParamSet::tensor(const Param& p) const {
     return make_view(data, dtype, p.name.c_str(), p.shape[0], p.shape[1]);
 }
 
-void init_params(ParamSet& params, const ParamTable& table, const ModelConfig& config,
+void init_params(Ctx& ctx, ParamSet& params, const ParamTable& table, const ModelConfig& config,
                  uint64_t seed, double std) {
     for (const Param& p : table.params) {
-        View view = params.tensor(p);
+        const HostWrite values(ctx, params.tensor(p));
         const double scale =
             p.kind == ParamKind::residual ? std / std::sqrt(2.0 * config.layers) : std;
         Rng rng(seed, hash64(p.name.data(), p.name.size()));
@@ -204,7 +206,7 @@ void init_params(ParamSet& params, const ParamTable& table, const ModelConfig& c
             double value = p.kind == ParamKind::norm          ? 1.0
                            : p.kind == ParamKind::router_bias ? 0.0
                                                               : scale * rng.normal();
-            write_value(view, i, double(float(value))); // the backends start equal
+            write_value(values.view(), i, double(float(value))); // the backends start equal
         }
     }
 }

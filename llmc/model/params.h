@@ -98,5 +98,5 @@ class ParamSet {
 
 // Start values: a function of (seed, name of the tensor, index), whatever the order or the thread
 // count.
-void init_params(ParamSet& params, const ParamTable& table, const ModelConfig& config,
+void init_params(Ctx& ctx, ParamSet& params, const ParamTable& table, const ModelConfig& config,
                  uint64_t seed, double std);

@@ -83,7 +83,7 @@ void TrainPass::zero_grads() {
 View TrainPass::summed_grads(Comm& comm) {
     ctx_.wait();
     if (sharded()) return own_grads_.view();
-    comm.reduce_scatter(grads_->trained());
+    comm.reduce_scatter(ctx_, grads_->trained());
     const Comm::Range own = comm.shard(model_.table.trained_size);
     return grads_->flat().slice_rows(own.begin, own.end - own.begin);
 }
@@ -96,7 +96,7 @@ void TrainPass::open_span(const Span& span) {
 void TrainPass::close_span(const Span& span) {
     if (!sharded() || span.size() == 0) return;
     ctx_.wait();
-    settings_.shards->reduce_add(own_grads_.view(), grads_->span(span), span.begin,
+    settings_.shards->reduce_add(ctx_, own_grads_.view(), grads_->span(span), span.begin,
                                  model_.table.trained_size);
 }
 

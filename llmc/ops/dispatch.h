@@ -20,12 +20,13 @@
 template <class Signature> struct Op;
 template <class... Args> struct Op<void(Ctx&, Args...)> {
     using Fn = void(Ctx&, Args...);
-    Fn *check, *ref, *cpu, *simt;
+    Fn *check, *ref, *cpu, *simt, *cuda;
     void operator()(Ctx& ctx, Args... args) const {
         check(ctx, args...);
-        Fn* const run = ctx.backend == Backend::ref   ? ref
-                        : ctx.backend == Backend::cpu ? cpu
-                                                      : simt;
+        Fn* const run = ctx.backend == Backend::ref    ? ref
+                        : ctx.backend == Backend::cpu  ? cpu
+                        : ctx.backend == Backend::simt ? simt
+                                                       : cuda;
         if (!ctx.defers()) return run(ctx, args...);
         ctx.enqueue([&ctx, run, held = std::tuple<std::decay_t<Args>...>(args...)] {
             std::apply([&](const auto&... kept) { run(ctx, kept...); }, held);
@@ -40,7 +41,7 @@ template <class... Args> struct Op<void(Ctx&, Args...)> {
     namespace cpu {                                                                                \
     extern decltype(ref::fn) fn;                                                                   \
     }                                                                                              \
-    inline constexpr Op<decltype(ref::fn)> fn{check::fn, ref::fn, cpu::fn, cpu::fn};
+    inline constexpr Op<decltype(ref::fn)> fn{check::fn, ref::fn, cpu::fn, cpu::fn, cpu::fn};
 
 #define DECLARE_KERNEL_OP(fn)                                                                      \
     namespace check {                                                                              \
@@ -55,7 +56,8 @@ template <class... Args> struct Op<void(Ctx&, Args...)> {
     namespace cuda {                                                                               \
     extern decltype(ref::fn) fn;                                                                   \
     }                                                                                              \
-    inline constexpr Op<decltype(ref::fn)> fn{check::fn, ref::fn, cpu::fn, simt::fn};
+    inline constexpr Op<decltype(ref::fn)> fn{check::fn, ref::fn, cpu::fn, simt::fn,               \
+                                              BUILT_BY_NVCC(cuda::fn)};
 
 // Contract checks shared by the ops. Each stops with the op's and the view's name and shape.
 void require_shape(const char* op, const View& view, int64_t n0);

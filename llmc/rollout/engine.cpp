@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <deque>
 #include <numeric>
 
@@ -112,10 +113,6 @@ struct Rows {
         slot.push_back(int32_t(page * page_size + position % page_size));
     }
 };
-
-View index_view(std::vector<int32_t>& values, const char* name) {
-    return make_view(values.data(), Dtype::i32, name, int64_t(values.size()));
-}
 
 } // namespace
 
@@ -254,7 +251,7 @@ class Generation {
             if (!free_a_page(index)) return false;
             const int own = e_.pages_->take();
             if (has) { // copy on write
-                e_.cache_.copy_page(own, q.pages[page]);
+                e_.cache_.copy_page(e_.ctx_, own, q.pages[page]);
                 e_.pages_->release(q.pages[page]);
                 q.pages[page] = own;
                 e_.counts_.copied++;
@@ -355,12 +352,14 @@ class Generation {
         while (rows.tokens.size() < padded) rows.add(0, 0, e_.settings_.rows, 0, page_size_);
         // Neighbouring padding rows would write one line twice; they all write the same value
         // there.
-        const View table =
-            make_view(table_.data(), Dtype::i32, "page_table", e_.settings_.rows + 1, table_width_);
-        e_.pass_.forward({index_view(rows.tokens, "tokens"),
-                          index_view(rows.positions, "positions"), index_view(rows.row, "row"),
-                          index_view(rows.length, "length"), index_view(rows.slot, "slot"), table});
-        e_.ctx_.wait();
+        Ctx& ctx = e_.ctx_;
+        auto& to = e_.host_;
+        const View table = to.table.give(ctx, table_, "page_table");
+        e_.pass_.forward(
+            {to.tokens.give(ctx, rows.tokens, "tokens"),
+             to.positions.give(ctx, rows.positions, "positions"), to.row.give(ctx, rows.row, "row"),
+             to.length.give(ctx, rows.length, "length"), to.slot.give(ctx, rows.slot, "slot"),
+             make_view(table.data, Dtype::i32, table.name, e_.settings_.rows + 1, table_width_)});
     }
 
     // Logits for those whose known tokens are all computed; prompts that others wait for are kept.
@@ -376,8 +375,7 @@ class Generation {
         if (drawing.empty()) return;
         const int64_t M = int64_t(drawing.size());
         chosen.resize(size_t(padded_rows(M)), 0);
-        const View logits = e_.pass_.logits_forward(index_view(chosen, "rows"));
-        e_.ctx_.wait();
+        const View logits = e_.pass_.logits_forward(e_.host_.chosen.give(e_.ctx_, chosen, "rows"));
         for (int64_t i = 0; i < M; i++)
             if (drawing[i]->length == prompt_length(drawing[i]->request))
                 keep_prompt(*drawing[i], logits.slice_rows(i, 1));
@@ -406,24 +404,26 @@ class Generation {
         if (waiting(q.request) == 0) return;
         p.pages = q.pages;
         for (int page : p.pages) e_.pages_->share(page);
-        const char* data = static_cast<const char*>(logits.data);
-        p.logits.assign(data, data + logits.bytes());
+        const HostRead values(e_.ctx_, logits);
+        p.logits.assign(values.bytes(), values.bytes() + logits.bytes());
     }
 
     // Every sample of a prompt begins from the same logits.
     void draw_fresh() {
         std::vector<Sequence> fresh = std::move(fresh_);
         fresh_.clear();
-        std::vector<char> repeated;
+        Mirror& repeated = e_.host_.logits;
+        repeated.shape(e_.ctx_, e_.ctx_.storage(), "logits", int64_t(fresh.size()),
+                       e_.model_.config.padded_vocab());
         std::vector<Sequence*> sequences;
-        for (Sequence& q : fresh) {
-            const std::vector<char>& logits = prompts_[q.request].logits;
-            repeated.insert(repeated.end(), logits.begin(), logits.end());
-            sequences.push_back(&q);
+        for (size_t i = 0; i < fresh.size(); i++) {
+            const std::vector<char>& logits = prompts_[fresh[i].request].logits;
+            const View row = repeated.host().slice_rows(int64_t(i), 1);
+            std::memcpy(row.data, logits.data(), logits.size());
+            sequences.push_back(&fresh[i]);
         }
-        draw(make_view(repeated.data(), e_.ctx_.storage(), "logits", int64_t(fresh.size()),
-                       e_.model_.config.padded_vocab()),
-             sequences);
+        repeated.to_tensor(e_.ctx_);
+        draw(repeated.tensor(), sequences);
         for (Sequence& q : fresh) {
             if (waiting(q.request) == 0) release_prompt(q.request);
             if (is_finished(q)) finish(q);
@@ -432,45 +432,50 @@ class Generation {
         std::sort(active_.begin(), active_.end(), older);
     }
 
+    // Statistics of `logits` at `temperature` with the tokens drawn as targets.
+    void ask_stats(Mirror& stats, const View& logits, double temperature) {
+        LossShape shape{};
+        shape.V = e_.model_.config.vocab;
+        shape.k = 1;
+        shape.temperature = temperature;
+        stats.shape(e_.ctx_, e_.ctx_.dtype(), "stats", logits.rows(), kLossStats);
+        loss_forward(e_.ctx_, stats.tensor(), logits, e_.host_.drawn.tensor(), shape);
+    }
+
     // Draws the next token of every sequence from its row of logits.
     void draw(const View& logits, const std::vector<Sequence*>& sequences) {
         const int64_t M = int64_t(sequences.size());
-        const int V = e_.model_.config.vocab;
         const bool greedy = s_.temperature == 0;
-        std::vector<double> uniform(M), kept(M);
+        std::vector<double> uniform(M);
         for (int64_t i = 0; i < M; i++) {
             const Sequence& q = *sequences[i];
             uniform[i] = sample_uniform(s_.seed, s_.step, requests_[q.request].prompt_id, q.sample,
                                         int(q.completion.tokens.size()));
         }
-        std::vector<int32_t> tokens(M);
-        const View token_view = index_view(tokens, "tokens");
-        sample_forward(e_.ctx_, token_view, make_view(kept.data(), Dtype::f64, "kept", M), logits,
-                       make_view(uniform.data(), Dtype::f64, "uniform", M),
-                       {V, s_.temperature, s_.top_p, s_.top_k});
-        e_.ctx_.wait();                // the loss checks its targets
-        std::vector<double> memory[2]; // hold f32 or f64
-        auto stats = [&](double temperature, std::vector<double>& values) {
-            values.resize(size_t(M) * kLossStats);
-            LossShape shape{};
-            shape.V = V;
-            shape.k = 1;
-            shape.temperature = temperature;
-            const View view = make_view(values.data(), e_.ctx_.dtype(), "stats", M, kLossStats);
-            loss_forward(e_.ctx_, view, logits, token_view, shape);
-            return view;
-        };
-        const View plain = stats(1, memory[0]);
-        const View drawn = greedy || s_.temperature == 1 ? plain : stats(s_.temperature, memory[1]);
-        e_.ctx_.wait();
+        Ctx& ctx = e_.ctx_;
+        auto& host = e_.host_;
+        sample_forward(ctx, host.drawn.shape(ctx, Dtype::i32, "tokens", M),
+                       host.kept.shape(ctx, Dtype::f64, "kept", M), logits,
+                       host.uniform.give(ctx, uniform, Dtype::f64, "uniform"),
+                       {e_.model_.config.vocab, s_.temperature, s_.top_p, s_.top_k});
+        if (ctx.checks_values()) ctx.wait(); // the loss checks its targets
+        const bool plain_only = greedy || s_.temperature == 1;
+        ask_stats(host.plain_stats, logits, 1);
+        if (!plain_only) ask_stats(host.drawn_stats, logits, s_.temperature);
+        for (Mirror* mirror : {&host.drawn, &host.kept, &host.plain_stats}) mirror->to_host(ctx);
+        if (!plain_only) host.drawn_stats.to_host(ctx);
+        const View tokens = host.drawn.host(), kept = host.kept.host();
+        const View plain = host.plain_stats.host();
+        const View drawn = plain_only ? plain : host.drawn_stats.host();
         auto stat = [](const View& view, int64_t i, LossStat which) {
             return read_value(view, i * kLossStats + which);
         };
         for (int64_t i = 0; i < M; i++) {
             Completion& c = sequences[i]->completion;
-            c.tokens.push_back(tokens[i]);
+            c.tokens.push_back(tokens.as<int32_t>()[i]);
             c.plain_logp.push_back(-float(stat(plain, i, kStatCe)));
-            c.logp.push_back(greedy ? 0 : float(-stat(drawn, i, kStatCe) - std::log(kept[i])));
+            c.logp.push_back(
+                greedy ? 0 : float(-stat(drawn, i, kStatCe) - std::log(kept.as<double>()[i])));
             c.entropy.push_back(float(stat(drawn, i, kStatEntropy)));
             if (e_.listener_.token) e_.listener_.token(c);
         }

@@ -8,6 +8,7 @@
 // row's arithmetic is independent of the others, so a sample does not depend on the batch it ran
 // in, on its pages or on being preempted.
 #pragma once
+#include "llmc/device/memory.h"
 #include "llmc/model/decode_pass.h"
 
 #include <functional>
@@ -88,6 +89,10 @@ class Engine {
     DecodePass pass_;
     std::unique_ptr<class PageTable> pages_;
     EngineListener listener_;
+    struct {                                                // what goes to the ops and back
+        Mirror tokens, positions, row, length, slot, table; // of a forward
+        Mirror chosen, logits, uniform, drawn, kept, plain_stats, drawn_stats;
+    } host_;
     EngineCounts counts_;
 };
 

@@ -3,7 +3,6 @@
 
 #include "llmc/core/error.h"
 #include "llmc/core/safetensors.h"
-#include "llmc/device/buffer.h"
 
 #include <algorithm>
 
@@ -46,13 +45,11 @@ int64_t Scorer::forward(const std::vector<std::vector<int32_t>>& texts, size_t b
     }
     const int64_t N = int64_t(tokens.size());
     require(N <= rows_, "Scorer: %ld rows, room for %ld", long(N), long(rows_));
-    auto index = [&](std::vector<int32_t>& values, const char* name) {
-        return make_view(values.data(), Dtype::i32, name, N);
-    };
     if (N > 0)
-        pass_.forward(
-            {index(tokens, "tokens"), index(positions, "positions"), index(doc_start, "doc_start")},
-            false);
+        pass_.forward({tokens_.give(ctx_, tokens, "tokens"),
+                       positions_.give(ctx_, positions, "positions"),
+                       doc_start_.give(ctx_, doc_start, "doc_start")},
+                      false);
     return N;
 }
 
@@ -61,19 +58,20 @@ void Scorer::score_rows(const std::vector<std::vector<int32_t>>& texts, size_t b
     std::vector<int32_t> targets;
     const int64_t N = forward(texts, begin, end, targets);
     if (N == 0) return;
-    const Buffer stats(ctx_.dtype(), "stats", N, kLossStats);
+    stats_.shape(ctx_, ctx_.dtype(), "stats", N, kLossStats);
     LossShape shape{};
     shape.V = model_.config.vocab;
     shape.k = 1;
     shape.temperature = temperature;
-    pass_.loss_forward(stats.view(), make_view(targets.data(), Dtype::i32, "targets", N), shape);
-    ctx_.wait();
+    pass_.loss_forward(stats_.tensor(), targets_.give(ctx_, targets, "targets"), shape);
+    stats_.to_host(ctx_);
+    const View stats = stats_.host();
     int64_t n = 0;
     for (size_t t = begin; t < end; t++)
         for (size_t i = 0; i < texts[t].size(); i++, n++) {
             if (i + 1 == texts[t].size()) continue;
-            scores[t].logp.push_back(-read_value(stats.view(), n * kLossStats + kStatCe));
-            scores[t].entropy.push_back(read_value(stats.view(), n * kLossStats + kStatEntropy));
+            scores[t].logp.push_back(-read_value(stats, n * kLossStats + kStatCe));
+            scores[t].entropy.push_back(read_value(stats, n * kLossStats + kStatEntropy));
         }
 }
 
@@ -89,12 +87,12 @@ void Scorer::write_logits(const std::string& path, const std::vector<std::vector
     for (size_t t = 0; t < texts.size(); t++) {
         std::vector<int32_t> targets;
         const int64_t T = forward(texts, t, t + 1, targets);
-        const Buffer logits(ctx_.storage(), "logits", T, model_.config.padded_vocab());
-        pass_.logits_forward(logits.view(), 0);
-        ctx_.wait();
+        logits_.shape(ctx_, ctx_.storage(), "logits", T, model_.config.padded_vocab());
+        pass_.logits_forward(logits_.tensor(), 0);
+        logits_.to_host(ctx_);
         std::vector<float> values(size_t(T * V));
         for (int64_t n = 0; n < T; n++) {
-            const View row = logits.view().slice_rows(n, 1);
+            const View row = logits_.host().slice_rows(n, 1);
             convert_values(row.data, row.dtype, values.data() + n * V, Dtype::f32, V);
         }
         writer.append(texts[t].data(), size_t(T) * sizeof(int32_t));

@@ -1,5 +1,6 @@
 // Log-probabilities of given texts, by the training forward.
 #pragma once
+#include "llmc/device/memory.h"
 #include "llmc/model/train_pass.h"
 
 struct TokenScores {
@@ -28,4 +29,5 @@ class Scorer {
     Model& model_;
     int64_t rows_;
     TrainPass pass_;
+    Mirror tokens_, positions_, doc_start_, targets_, stats_, logits_;
 };

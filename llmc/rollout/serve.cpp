@@ -3,6 +3,7 @@
 
 #include "llmc/core/error.h"
 #include "llmc/core/json.h"
+#include "llmc/device/memory.h"
 
 #include <algorithm>
 #include <csignal>
@@ -71,7 +72,8 @@ ServedEngines::ServedEngines(Comm& comm, const Ctx& ctx, const Model& model, int
 void ServedEngines::send_weights() {
     const std::string message = pack({{"do", "weights"}, {"rope_base", model_.config.rope_base}});
     for (int s = 0; s < comm_.servers(); s++) comm_.send_to_server(s, message);
-    comm_.broadcast_to_servers(model_.weights.flat());
+    const HostRead weights(model_.ctx(), model_.weights.flat());
+    comm_.broadcast_to_servers(weights.view());
     fresh_ = true;
 }
 
@@ -189,7 +191,8 @@ class Server {
             engine_.reset();
             model_.reset();
             ctx_ = std::make_unique<Ctx>(settings_.backend, settings_.threads,
-                                         message["bf16"].get<bool>());
+                                         message["bf16"].get<bool>(), comm_.local_rank());
+            ctx_->play_gpu();
             if (message["weights"] != dtype_name(ctx_->dtype()))
                 fatal(format("serve: the run computes in %s, this rank in %s",
                              message["weights"].get<std::string>().c_str(),
@@ -208,7 +211,10 @@ class Server {
     void take_weights(const Json& message) {
         const double rope_base = message["rope_base"].get<double>();
         if (rope_base != model_->config.rope_base) model_->set_rope_base(rope_base);
-        comm_.broadcast_to_servers(model_->weights.flat());
+        {
+            const HostWrite weights(*ctx_, model_->weights.flat());
+            comm_.broadcast_to_servers(weights.view());
+        }
         model_->weights_changed();
     }
 

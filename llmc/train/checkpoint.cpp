@@ -3,6 +3,7 @@
 
 #include "llmc/core/fault.h"
 #include "llmc/core/safetensors.h"
+#include "llmc/device/memory.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -73,16 +74,16 @@ uint64_t save_optimizer(const std::string& path, const CheckpointParts& parts) {
     SafetensorsWriter writer(path, specs);
     for (const StoredSet& set : sets)
         for (const Piece& piece : pieces(parts.model.table, set.range)) {
-            const View view = piece_of(set, piece.range);
-            writer.append(view.data, view.bytes());
+            const HostRead values(parts.model.ctx(), piece_of(set, piece.range));
+            writer.append(values.bytes(), values.view().bytes());
         }
     return writer.finish();
 }
 
 // Reads what of `set` is in the file of one rank, which holds the elements `stored`.
-void load_set(const SafetensorsFile& file, const ParamTable& table, const StoredSet& set,
+void load_set(const SafetensorsFile& file, const Model& model, const StoredSet& set,
               const Comm::Range& stored) {
-    for (const Piece& piece : pieces(table, stored)) {
+    for (const Piece& piece : pieces(model.table, stored)) {
         const TensorEntry& entry = file.at(set.prefix + piece.param->name);
         if (entry.shape != stored_shape(piece) || entry.dtype != set.values.dtype)
             fatal(file.path() + ": " + entry.name + " has another shape or dtype than the model",
@@ -91,8 +92,9 @@ void load_set(const SafetensorsFile& file, const ParamTable& table, const Stored
                                  std::min(piece.range.end, set.range.end)};
         if (wanted.begin >= wanted.end) continue;
         const size_t skipped = size_t(wanted.begin - piece.range.begin) * dtype_bytes(entry.dtype);
-        const View out = piece_of(set, wanted);
-        convert_values(file.data(entry) + skipped, entry.dtype, out.data, out.dtype, out.size());
+        const HostWrite out(model.ctx(), piece_of(set, wanted));
+        convert_values(file.data(entry) + skipped, entry.dtype, out.bytes(), out.view().dtype,
+                       out.view().size());
     }
 }
 
@@ -102,9 +104,9 @@ void load_optimizer(const std::string& folder, int saved_ranks, const Checkpoint
     for (int r = 0; r < saved_ranks; r++) {
         SafetensorsFile file(folder + "/" + optimizer_file(r));
         for (const StoredSet& set : moment_sets(parts.optimizer))
-            load_set(file, table, set, Comm::shard(table.trained_size, r, saved_ranks));
+            load_set(file, parts.model, set, Comm::shard(table.trained_size, r, saved_ranks));
         if (const auto weights = weight_set(parts.model); weights && r == 0)
-            load_set(file, table, *weights, weights->range);
+            load_set(file, parts.model, *weights, weights->range);
     }
 }
 

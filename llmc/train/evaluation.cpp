@@ -30,8 +30,7 @@ void Run::validate(Json& line) {
             views_.fill(*ctx_, micro);
             pass_->forward(views_.batch, false);
             pass_->loss_forward(views_.stats, views_.targets, shape);
-            ctx_->wait();
-            sums.add(micro, views_.stats, shape, tokenizer_);
+            sums.add(micro, views_.read_stats(*ctx_), shape, tokenizer_);
         }
     }
     if (!seen.empty()) {

@@ -61,38 +61,35 @@ std::vector<MicroBatch> cut_rows(const MicroBatch& rows, int part, int parts, in
     return cut;
 }
 
-void MicroBatchViews::fill(const Ctx& ctx, const MicroBatch& m) {
-    const int64_t N = int64_t(m.tokens.size());
-    const Dtype x = ctx.dtype();
-    indices_.resize(4 * N);
-    auto index = [&](int slot, const std::vector<int32_t>& values, const char* name) {
-        std::copy(values.begin(), values.end(), indices_.begin() + slot * N);
-        return make_view(indices_.data() + slot * N, Dtype::i32, name, N);
-    };
-    batch = {index(0, m.tokens, "tokens"), index(1, m.positions, "positions"),
-             index(2, m.doc_start, "doc_start")};
-    targets = index(3, m.targets, "targets");
-    values_.resize((2 + kLossStats) * N);
-    auto value = [&](int slot, const std::vector<double>& values, const char* name) {
-        View view = make_view(values_.data() + slot * N, x, name, N);
-        for (size_t i = 0; i < values.size(); i++) write_value(view, int64_t(i), values[i]);
-        return view;
-    };
-    scale = value(0, m.scale, "scale");
-    old_logp = m.old_logp.empty() ? View{} : value(1, m.old_logp, "old_logp");
-    stats = make_view(values_.data() + 2 * N, x, "stats", N, kLossStats);
+void MicroBatchViews::fill(Ctx& ctx, const MicroBatch& m) {
+    batch = {tokens_.give(ctx, m.tokens, "tokens"), positions_.give(ctx, m.positions, "positions"),
+             doc_start_.give(ctx, m.doc_start, "doc_start")};
     batch.padding = m.padding;
+    const int64_t N = int64_t(m.tokens.size());
+    targets = targets_.give(ctx, m.targets, "targets");
+    scale = m.scale.empty() ? scale_.shape(ctx, ctx.dtype(), "scale", N)
+                            : scale_.give(ctx, m.scale, ctx.dtype(), "scale");
+    old_logp =
+        m.old_logp.empty() ? View{} : old_logp_.give(ctx, m.old_logp, ctx.dtype(), "old_logp");
+    stats = stats_.shape(ctx, ctx.dtype(), "stats", N, kLossStats);
 }
 
-void MicroBatchViews::weigh_kl(const MicroBatch& m, const LossShape& shape) {
+View MicroBatchViews::read_stats(Ctx& ctx) {
+    stats_.to_host(ctx);
+    return stats_.host();
+}
+
+void MicroBatchViews::weigh_kl(Ctx& ctx, const MicroBatch& m, const LossShape& shape) {
+    const View seen = read_stats(ctx);
     for (size_t n = 0; n < m.targets.size(); n++) {
         if (m.targets[n] == kIgnoredTarget) continue;
-        const double logp = -read_value(stats, int64_t(n) * stats.ld + kStatCe);
+        const double logp = -read_value(seen, int64_t(n) * seen.ld + kStatCe);
         const double ratio = grpo_ratio(logp, m.old_logp[n]);
-        write_value(scale, int64_t(n),
+        write_value(scale_.host(), int64_t(n),
                     grpo_weight(m.scale[n], ratio, shape) +
                         kl_gradient(m.kl_weight[n], logp, m.ref_logp[n]));
     }
+    scale_.to_tensor(ctx);
     old_logp = View{};
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include "llmc/data/stream.h"
 #include "llmc/device/comm.h"
+#include "llmc/device/memory.h"
 #include "llmc/model/train_pass.h"
 #include "llmc/train/grpo.h"
 
@@ -30,16 +31,16 @@ std::vector<MicroBatch> cut_rows(const MicroBatch& rows, int part, int parts, in
 // Index and weight tensors of a micro-batch in the dtype of `ctx`; reused from call to call.
 class MicroBatchViews {
   public:
-    void fill(const Ctx& ctx, const MicroBatch& micro);
+    void fill(Ctx& ctx, const MicroBatch& micro);
     // With the statistics of a forward in `stats`: scale becomes each row's whole weight, GRPO's
     // and that of the KL term, and old_logp empty.
-    void weigh_kl(const MicroBatch& micro, const LossShape& shape);
+    void weigh_kl(Ctx& ctx, const MicroBatch& micro, const LossShape& shape);
+    View read_stats(Ctx& ctx); // the statistics as the host reads them; waits for them
     Batch batch;
     View targets, scale, old_logp, stats; // old_logp empty where the micro-batch has none
 
   private:
-    std::vector<int32_t> indices_;
-    std::vector<double> values_; // as f32 or f64
+    Mirror tokens_, positions_, doc_start_, targets_, scale_, old_logp_, stats_;
 };
 
 // Means over the rows with a target, summed in row order.

@@ -11,6 +11,7 @@ Optimizer::Optimizer(Ctx& ctx, Comm& comm, const Model& model)
     : comm_(comm), own_(comm.shard(model.table.trained_size)),
       m_(ctx.arena, Segment::optimizer, ctx.dtype(), "adam m", own_.end - own_.begin),
       v_(ctx.arena, Segment::optimizer, ctx.dtype(), "adam v", own_.end - own_.begin),
+      square_sum_(ctx.arena, Segment::optimizer, Dtype::f64, "square_sum", 1),
       decayed_size_(model.table.decayed_size) {}
 
 void Optimizer::reset(Ctx& ctx) {
@@ -21,10 +22,11 @@ void Optimizer::reset(Ctx& ctx) {
 
 double Optimizer::update(Ctx& ctx, Model& model, const View& grads, const OptimizerSettings& s) {
     double square_sum = 0;
-    const View total = make_view(&square_sum, Dtype::f64, "square_sum", 1);
-    if (grads.size() > 0) square_sum_forward(ctx, total, grads);
-    ctx.wait();
-    comm_.all_sum(total);
+    if (grads.size() > 0) {
+        square_sum_forward(ctx, square_sum_.view(), grads);
+        square_sum = *HostRead(ctx, square_sum_.view()).view().as<double>();
+    }
+    comm_.all_sum(make_view(&square_sum, Dtype::f64, "square_sum", 1));
     const double norm = std::sqrt(square_sum);
     if (!std::isfinite(norm)) return norm;
     AdamW a{s.lr, s.beta1, s.beta2, s.eps, s.weight_decay, 1.0, ++step_};
@@ -40,7 +42,7 @@ double Optimizer::update(Ctx& ctx, Model& model, const View& grads, const Optimi
                      grads.slice_rows(begin - own_.begin, end - begin), a);
     }
     ctx.wait();
-    comm_.all_gather(model.weights.trained());
+    comm_.all_gather(ctx, model.weights.trained());
     model.weights_changed();
     return norm;
 }

@@ -31,7 +31,7 @@ class Optimizer {
   private:
     Comm& comm_;
     const Comm::Range own_;
-    Buffer m_, v_;
+    Buffer m_, v_, square_sum_;
     const int64_t decayed_size_;
     int64_t step_ = 0;
 };

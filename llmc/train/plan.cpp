@@ -4,6 +4,7 @@
 
 #include "llmc/core/error.h"
 #include "llmc/device/comm.h"
+#include "llmc/device/gemm_cuda.h"
 #include "llmc/train/keys.h"
 #include "llmc/train/micro_batch.h"
 #include "llmc/train/rl_stage.h"
@@ -138,7 +139,8 @@ RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer, Comm& comm)
 }
 
 MemoryPlan plan_memory(Ctx& ctx, const RunShape& shape, Comm& comm) {
-    Ctx dry(ctx.backend, ctx.threads, ctx.bf16);
+    // Addresses of the host that are never written; simt has the tensors of cuda.
+    Ctx dry(ctx.cuda ? Backend::simt : ctx.backend, ctx.threads, ctx.bf16);
     Model model(dry, shape.config);
     const Optimizer optimizer(dry, comm, model);
     const TrainPass pass(dry, model, shape.pass);
@@ -154,6 +156,7 @@ MemoryPlan plan_memory(Ctx& ctx, const RunShape& shape, Comm& comm) {
     MemoryPlan plan{};
     for (int i = 0; i < int(Segment::count); i++)
         plan.segments[i] = int64_t(dry.arena.bytes(Segment(i)));
+    if (ctx.cuda) plan.segments[int(Segment::scratch)] += int64_t(kCudaGemmWorkspace);
     const int64_t element = int64_t(dtype_bytes(ctx.dtype())), trained = model.table.trained_size;
     const Comm::Range own = comm.shard(trained);
     touch_code(ctx, shape.config.moe());
@@ -201,7 +204,7 @@ std::string plan_text(Ctx& ctx, const RunShape& shape, Comm& comm) {
 }
 
 MemoryPlan check_memory(Ctx& ctx, const RunShape& shape, Comm& comm) {
-    const int64_t free = free_memory() / comm.machine_ranks();
+    const int64_t free = ctx.cuda ? ctx.memory->free_bytes() : free_memory() / comm.machine_ranks();
     const MemoryPlan plan = plan_memory(ctx, shape, comm);
     if (plan.needed() <= free) return plan;
     auto with = [&](bool shards, bool recompute, int64_t rows) {

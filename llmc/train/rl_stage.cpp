@@ -45,8 +45,8 @@ RlStage::RlStage(const Recipe& recipe, Ctx& ctx, Comm& comm, const Model& model,
 }
 
 Json sampling_fingerprint(const Model& model, const SampleSettings& s) {
-    const View weights = model.weights.flat();
-    return {{"weights", hash_text(hash64(weights.data, weights.bytes()))},
+    const HostRead weights(model.ctx(), model.weights.flat());
+    return {{"weights", hash_text(hash64(weights.bytes(), weights.view().bytes()))},
             {"step", s.step},
             {"seed", s.seed},
             {"temperature", s.temperature},
@@ -276,10 +276,9 @@ void RlStage::add_reference(StageBatch& batch) {
         views_.fill(ctx_, micro);
         reference_pass_->forward(views_.batch, false);
         reference_pass_->loss_forward(views_.stats, views_.targets, loss);
-        ctx_.wait();
+        const View stats = views_.read_stats(ctx_);
         for (size_t n = 0; n < micro.targets.size(); n++)
-            micro.ref_logp.push_back(
-                -read_value(views_.stats, int64_t(n) * views_.stats.ld + kStatCe));
+            micro.ref_logp.push_back(-read_value(stats, int64_t(n) * stats.ld + kStatCe));
     }
 }
 

@@ -5,6 +5,7 @@
 #include "llmc/core/fault.h"
 #include "llmc/core/file.h"
 #include "llmc/device/gemm.h"
+#include "llmc/device/memory.h"
 #include "llmc/ops/moe.h"
 #include "llmc/rollout/serve.h"
 #include "llmc/train/keys.h"
@@ -78,8 +79,8 @@ Run::Run(const Recipe& recipe, Comm& comm)
     const Backend backend = choose_backend(recipe.text("", "device"));
     ctx_ = std::make_unique<Ctx>(
         backend, threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()),
-        choose_bf16(recipe.text("", "dtype"), backend));
-    ctx_->simt.defer = true; // the loop waits where it must
+        choose_bf16(recipe.text("", "dtype"), backend), comm.local_rank());
+    ctx_->play_gpu();
     plan_ = check_memory(*ctx_, shape, comm_);
     folder_ = recipe_.text("", "runs") + "/" + run_name(recipe_);
     if (comm_.root()) {
@@ -139,7 +140,7 @@ void Run::start_or_resume() {
         check_sums(recipe_.text("", "init"));
         load_weights(*model_, recipe_.text("", "init"));
     } else {
-        init_params(model_->weights, model_->table, model_->config,
+        init_params(*ctx_, model_->weights, model_->table, model_->config,
                     uint64_t(recipe_.integer("", "seed")), recipe_.real("", "init_std"));
     }
     model_->weights_changed();
@@ -160,8 +161,7 @@ void Run::describe() const {
     const std::string ranks = comm_.size() > 1 ? format("%d ranks of ", comm_.size()) : "";
     log_->say(format("device   %s in %s, %s%d threads, GEMM %s at %.3g GFLOP/s",
                      backend_name(ctx_->backend), dtype_name(ctx_->storage()), ranks.c_str(),
-                     ctx_->threads, ctx_->backend == Backend::ref ? "plain loops" : gemm_library(),
-                     gemm_peak_ / 1e9));
+                     ctx_->threads, gemm_library(*ctx_).c_str(), gemm_peak_ / 1e9));
     if (ctx_->bf16 && !gemm_takes_bf16(*ctx_))
         log_->say("warning: no bf16 products on this CPU with this library: they go through fp32, "
                   "slower than -dtype fp32");
@@ -190,9 +190,12 @@ void Run::describe() const {
 }
 
 void Run::say_memory() {
-    const double taken = comm_.all_max(double(peak_resident_bytes()));
+    int64_t bytes = 0; // of the GPU, or else of the process
+    for (int i = 0; i < int(Segment::count); i++) bytes += int64_t(ctx_->arena.peak(Segment(i)));
+    if (!ctx_->cuda) bytes = peak_resident_bytes();
+    const double taken = comm_.all_max(double(bytes));
     log_->say(format("memory   took at most %.1f MiB a rank, planned were %.1f", taken / (1 << 20),
-                     double(plan_.total()) / (1 << 20)));
+                     double(ctx_->cuda ? plan_.in_arena() : plan_.total()) / (1 << 20)));
 }
 
 std::unique_ptr<SampleSource> Run::make_source() {
@@ -275,19 +278,22 @@ StatSums Run::sum_gradients(const Stage& stage, const StageBatch& batch) {
         pass_->forward(views_.batch, true);
         if (!micro.ref_logp.empty()) {
             pass_->loss_forward(views_.stats, views_.targets, stage.loss);
-            ctx_->wait();
-            views_.weigh_kl(micro, stage.loss);
+            views_.weigh_kl(*ctx_, micro, stage.loss);
         }
         pass_->loss_backward(views_.stats, views_.targets, views_.scale, views_.old_logp,
                              stage.loss);
-        ctx_->wait();
-        sums.add(micro, views_.stats, stage.loss, tokenizer_);
+        sums.add(micro, views_.read_stats(*ctx_), stage.loss, tokenizer_);
         fault_point(stage.name + ".trained");
     }
     for (int64_t turn = own_turns; turn < turns; turn++) pass_->backward_of_nothing();
     sums.all_sum(comm_);
-    ctx_->wait();
-    if (model_->config.moe()) comm_.all_sum(pass_->expert_counts());
+    if (model_->config.moe()) {
+        const View counts = pass_->expert_counts();
+        const HostRead own(*ctx_, counts);
+        const HostWrite all(*ctx_, counts);
+        if (all.bytes() != own.bytes()) std::memcpy(all.bytes(), own.bytes(), counts.bytes());
+        comm_.all_sum(all.view());
+    }
     return sums;
 }
 
@@ -296,9 +302,11 @@ void Run::balance_experts(const Stage& stage, bool learnt, Json& line) {
     const ModelConfig& c = model_->config;
     double worst = 0, mean = 0;
     int dead = 0;
-    for (int l = 0; l < c.layers && c.moe(); l++) {
+    if (!c.moe()) return;
+    const HostRead all(*ctx_, pass_->expert_counts());
+    for (int l = 0; l < c.layers; l++) {
         const View counts = pass_->expert_counts().slice_rows(l, 1);
-        const int32_t* count = counts.as<int32_t>();
+        const int32_t* count = all.view().as<int32_t>() + l * c.experts;
         worst = std::max(worst, max_violation(count, c.experts));
         mean += max_violation(count, c.experts) / c.layers;
         dead += int(std::count(count, count + c.experts, 0));
@@ -308,7 +316,7 @@ void Run::balance_experts(const Stage& stage, bool learnt, Json& line) {
                             stage.bias_rate);
     }
     ctx_->wait();
-    if (c.moe()) line.update({{"max_vio", worst}, {"max_vio_mean", mean}, {"idle_experts", dead}});
+    line.update({{"max_vio", worst}, {"max_vio_mean", mean}, {"idle_experts", dead}});
 }
 
 void Run::train_step(Stage& stage) {

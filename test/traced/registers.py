@@ -3,8 +3,9 @@
   python3 test/traced/registers.py BUILD/cuda          compares with test/traced/registers.txt
   python3 test/traced/registers.py BUILD/cuda --write  writes it
 
-Reads what `make cuda-check` leaves: BUILD/cuda/sm_*/llmc/ops/*.txt (ptxas) and *.ptx. Registers
-differ from one nvcc to the next, so another version than the table's is not compared.
+Reads what `make cuda-check` leaves: BUILD/cuda/llmc/*/*.txt (ptxas) and *.keep/*.ptx. Registers
+differ from one nvcc to the next, so another version than the table's is not compared, nor is a
+build for other architectures.
 """
 import pathlib
 import re
@@ -45,15 +46,15 @@ def demangled(names):
 
 
 def read_ptxas(text):
-    """{mangled kernel: (registers, spilled bytes)}"""
-    kernels, entry, spilled = {}, None, 0
+    """{architecture: {mangled kernel: (registers, spilled bytes)}}"""
+    kernels, arch, entry, spilled = {}, None, None, 0
     for line in text.splitlines():
-        if match := re.search(r"Compiling entry function '(\w+)'", line):
-            entry, spilled = match[1], 0
+        if match := re.search(r"Compiling entry function '(\w+)' for 'sm_(\w+)'", line):
+            entry, arch, spilled = match[1], match[2], 0
         elif match := re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line):
             spilled += int(match[1]) + int(match[2])
         elif (match := re.search(r"Used (\d+) registers", line)) and entry:
-            kernels[entry] = (int(match[1]), spilled)
+            kernels.setdefault(arch, {})[entry] = (int(match[1]), spilled)
             entry = None
     return kernels
 
@@ -69,19 +70,21 @@ def read_ptx(text):
 
 def table(build):
     lines = {}  # (file, kernel, figures): architectures
-    archs = sorted(build.glob("sm_*"), key=lambda folder: int(folder.name[3:]))
-    for arch in archs:
-        for path in sorted(arch.glob("llmc/ops/*.txt")):
-            listing = path.with_suffix(".ptx")
+    for path in sorted(build.glob("llmc/*/*.txt")):
+        for arch, ptxas in sorted(read_ptxas(path.read_text()).items(), key=lambda item: int(item[0])):
+            keep = path.with_suffix(".keep")
+            listing = keep / f"{path.stem}.compute_{arch}.ptx"
+            if not listing.exists():
+                listing = keep / f"{path.stem}.ptx"  # of a build for one architecture
             if not listing.exists():
                 sys.exit(f"registers: no {listing}: rm -r {build}, then make cuda-check")
-            ptxas, ptx = read_ptxas(path.read_text()), read_ptx(listing.read_text())
+            ptx = read_ptx(listing.read_text())
             if ptxas.keys() != ptx.keys():
                 sys.exit(f"registers: {path} and {listing.name} name different kernels: make cuda-check")
             names = demangled(sorted(ptxas))
             for mangled, name in names.items():
                 row = (path.stem, name, ptxas[mangled] + ptx[mangled])
-                lines.setdefault(row, []).append(arch.name[3:])
+                lines.setdefault(row, []).append(arch)
     if not lines:
         sys.exit(f"registers: nothing under {build}: run make cuda-check")
     width = max(len(name) for _, name, _ in lines)
@@ -91,6 +94,11 @@ def table(build):
         cells = " ".join(str(f).rjust(len(t)) for f, t in zip(figures, titles))
         out += f"{stem + ': ' + name:<{width + 20}} {' '.join(on):<14} {cells}\n"
     return out
+
+
+def architectures(text):
+    return sorted({arch for line in text.splitlines() if line[0] != "#"
+                   for arch in re.match(r".*? {2,}((?:\d+ )+)", line)[1].split()}, key=int)
 
 
 def main():
@@ -109,6 +117,9 @@ def main():
     theirs = re.search(r"nvcc [\d.]+", committed)[0]
     if theirs != version:
         print(f"registers: not compared, {TABLE.name} is of {theirs}, this is {version}")
+        return
+    if architectures(found) != architectures(committed):
+        print(f"registers: not compared, {TABLE.name} is of sm {', '.join(architectures(committed))}")
         return
     if found == committed:
         print(f"registers: {len(found.splitlines()) - 5} lines as in {TABLE.name}")

@@ -1,0 +1,32 @@
+// A shared library that is looked for when it is first needed: a run on the CPU does not load half
+// a gigabyte of GPU code, and starts where there is none.
+#pragma once
+#include <dlfcn.h>
+#include <initializer_list>
+#include <string>
+
+class Library {
+  public:
+    // The first of these names that the system can load.
+    explicit Library(std::initializer_list<const char*> names) {
+        for (const char* name : names) {
+            handle_ = ::dlopen(name, RTLD_NOW | RTLD_LOCAL);
+            if (handle_) return;
+            missing_ += (missing_.empty() ? "" : ", ") + std::string(name);
+        }
+    }
+    // function = the library's of that name.
+    template <class Function> void bind(Function*& function, const char* name) {
+        void* symbol = handle_ ? ::dlsym(handle_, name) : nullptr;
+        if (!symbol && handle_) missing_ += (missing_.empty() ? "" : ", ") + std::string(name);
+        function = reinterpret_cast<Function*>(symbol);
+        complete_ = complete_ && symbol;
+    }
+    bool complete() const { return handle_ && complete_; } // loaded, and every name bound
+    const std::string& missing() const { return missing_; }
+
+  private:
+    void* handle_ = nullptr; // for the life of the process
+    bool complete_ = true;
+    std::string missing_;
+};
