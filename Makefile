@@ -33,12 +33,15 @@ MPI ?= $(shell command -v mpicxx >/dev/null 2>&1 && echo 1)
 CATCH2_V3 := $(call has_header,catch2/catch_all.hpp)
 NVCC := $(shell command -v nvcc)
 CUDA ?= $(if $(NVCC),1)
+CUDA_KNOWN := $(if $(NVCC),$(shell $(NVCC) --list-gpu-arch))
+CUDA_ARCHS ?= $(patsubst compute_%,%,$(filter compute_80 compute_90 compute_100 compute_120,$(CUDA_KNOWN)))
 endif
 endif
 ifeq ($(CUDA),1)
 CUDA_HOME ?= $(abspath $(dir $(realpath $(NVCC)))..)
 NCCL := $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h)
-DEFINES += -DPRIOR_CUDA $(if $(NCCL),-DPRIOR_NCCL) -isystem $(CUDA_HOME)/include
+# Before the system's own headers -isystem /usr/include would hide the C++ library's.
+DEFINES += -DPRIOR_CUDA $(if $(NCCL),-DPRIOR_NCCL) $(if $(filter-out /usr,$(CUDA_HOME)),-isystem $(CUDA_HOME)/include)
 # cuBLASLt and NCCL are loaded when a GPU computes: llmc/device/library.h.
 LIBS += -L$(CUDA_HOME)/lib64 -lcudart_static -ldl -lrt -lpthread \
   -Wl,-rpath,$(CUDA_HOME)/lib64:$(CUDA_HOME)/lib
@@ -167,12 +170,12 @@ op: $(BUILD)/tests bench
 	@ls doc/equations.md llmc/ops/$(OP)*.* $(wildcard test/cases/$(OP)*.cpp test/test_$(OP)*.cpp)
 	$(BUILD)/tests '[op]' && ./bench $(OP)
 
-# The kernels through nvcc, once for all architectures: no warning, no spilled register. What ptxas
-# says of each (registers, shared memory) and its PTX stay beside the object, which the programs
-# link, and make test/traced/registers.txt.
-CUDA_ARCHS ?= 80 90 100 120
+# The kernels through nvcc, once for all architectures that it knows. What ptxas says of each
+# (registers, shared memory) and its PTX stay beside the object, which the programs link, and make
+# test/traced/registers.txt. A warning or a spilled register stops
+# cuda-check, not the build by another nvcc.
 NVCCFLAGS = -std=c++20 -O3 -I. -DPRIOR_CUDA -Xcompiler -Wall,-Wextra,-Werror,-Wno-unknown-pragmas \
-  --Werror all-warnings -Xptxas -v,--warn-on-spills,--warning-as-error
+  -Xptxas -v,--warn-on-spills
 $(BUILD)/cuda/%.o: %.cu
 	@rm -rf $(@:.o=.keep) && mkdir -p $(@:.o=.keep)
 	@echo "nvcc $< for sm $(CUDA_ARCHS)"
@@ -181,6 +184,7 @@ $(BUILD)/cuda/%.o: %.cu
 	@find $(@:.o=.keep) -type f ! -name '*.ptx' -delete
 ifneq ($(NVCC),)
 cuda-check: $(CUDA_OBJECTS)
+	@! grep -n 'warning' $(CUDA_OBJECTS:.o=.txt)
 	@echo "cuda-check: $(notdir $(KERNELS)) for $(addprefix sm_,$(CUDA_ARCHS)): no warnings, no spills"
 	@python3 test/traced/registers.py $(BUILD)/cuda
 registers: $(CUDA_OBJECTS)

@@ -14,11 +14,11 @@ static int train(Comm& comm, std::vector<std::string> arguments) {
         return 0;
     }
     if (recipe.text("", "plan") == "yes") {
-        const Backend backend = choose_backend(recipe.text("", "device"));
-        Ctx ctx(backend, 1, choose_bf16(recipe.text("", "dtype"), backend));
+        const Backend backend = named_backend(recipe.text("", "device"));
+        const CtxSettings on{backend, 1, choose_bf16(recipe.text("", "dtype"), backend)};
         Comm planned(int(recipe.integer("", "plan_ranks")));
         const RunShape shape = run_shape(recipe, recipe_tokenizer(recipe), planned);
-        if (comm.root()) std::printf("%s", plan_text(ctx, shape, planned).c_str());
+        if (comm.root()) std::printf("%s", plan_text(on, shape, planned).c_str());
         return 0;
     }
     return Run(recipe, comm).train();

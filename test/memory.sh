@@ -33,6 +33,8 @@ as_planned demo-recompute 1 -model demo $demo -recompute yes
 as_planned demo-bf16 1 -model demo $demo -dtype bf16
 as_planned demo-moe 1 -model demo-moe $demo
 as_planned demo-moe-bf16 1 -model demo-moe $demo -dtype bf16 -recompute yes
+# Of the memory that the SIMT device plays: what a GPU's arena would have given.
+as_planned tiny-simt 1 -model tiny -batch 2 -context 64 -val_rows 2 -device simt
 if command -v mpirun >/dev/null 2>&1; then
     as_planned demo-2 2 -model demo $demo -threads 1
     as_planned demo-moe-2 2 -model demo-moe $demo -threads 1 -zero 2

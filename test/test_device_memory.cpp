@@ -6,9 +6,15 @@
 #include "llmc/device/memory.h"
 #include "llmc/device/nccl.h"
 #include "llmc/device/tensor_kernels.h"
+#include "llmc/ops/attention.h"
+#include "llmc/ops/embed.h"
+#include "llmc/ops/loss.h"
+#include "llmc/ops/moe.h"
+#include "llmc/ops/rope.h"
 #include "test/catch.h"
 
 #include <csignal>
+#include <stdexcept>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -57,6 +63,32 @@ TEST_CASE("device memory: the host reaches a tensor by copies only") {
     CHECK(survives([&] { gpu.ctx.enqueue([&] { values[7] = 1; }), gpu.ctx.wait(); }));
 }
 
+TEST_CASE("device memory: contracts of ops do not look at its values") {
+    PlayedGpu gpu;
+    Ctx& ctx = gpu.ctx;
+    constexpr int N = 5, C = 8, V = 11, H = 2, D = 4;
+    auto floats = [&](int64_t columns) {
+        return Buffer(ctx.arena, Segment::activations, Dtype::f32, "x", N, columns);
+    };
+    const Buffer index(ctx.arena, Segment::activations, Dtype::i32, "index", 4 * N);
+    const Buffer wide = floats(3 * H * D), qk = floats(2 * H * D), q = floats(H * D);
+    const Buffer rstd = floats(2 * H), lse = floats(H), out = floats(H * D), x = floats(C);
+    const Buffer weight(ctx.arena, Segment::activations, Dtype::f32, "weight", D);
+    const Buffer stats = floats(kLossStats), logits = floats(V), table = floats(D);
+    const View rows = index.rows(N), pairs = make_view(index.bytes(), Dtype::i32, "pairs", N, 2);
+    LossShape shape{};
+    shape.V = V;
+    shape.temperature = 1;
+    CHECK(survives([&] { // what is enqueued is never run
+        embed_forward(ctx, x.view(), rows, floats(C).view());
+        qknorm_rope_forward(ctx, qk.view(), rstd.view(), wide.view(), weight.view(), weight.view(),
+                            table.view(), rows, H, H, 1e-6);
+        attention_forward(ctx, out.view(), lse.view(), q.view(), q.view(), q.view(), rows, H, H);
+        loss_forward(ctx, stats.view(), logits.view(), rows, shape);
+        slots_forward(ctx, index.rows(4), index.rows(2 * N), pairs, pairs);
+    }));
+}
+
 TEST_CASE("device memory: copies keep the order of the calls") {
     PlayedGpu gpu;
     const Buffer x = gpu.buffer(300), y = gpu.buffer(300);
@@ -78,6 +110,19 @@ TEST_CASE("device memory: copies keep the order of the calls") {
     CHECK(mirror.host().as<int32_t>()[4999] == 4);
     mirror.to_host(gpu.ctx);
     CHECK(mirror.host().as<int32_t>()[4999] == 0);
+}
+
+TEST_CASE("device memory: what an exception leaves half filled is not copied") {
+    PlayedGpu gpu;
+    const Buffer x = gpu.buffer(300);
+    fill(gpu.ctx, x.view(), 1);
+    auto read_torn_file = [&] {
+        const HostWrite out(gpu.ctx, x.view());
+        std::fill_n(reinterpret_cast<float*>(out.bytes()), 300, 9.0f);
+        throw std::runtime_error("a torn file");
+    };
+    CHECK_THROWS(read_torn_file());
+    CHECK(last(gpu.ctx, x.view()) == 1);
 }
 
 TEST_CASE("device memory: an arena has its segments there, zero again when taken again") {

@@ -1,4 +1,5 @@
 // Cutting a batch over ranks and passes, and the plan of what a rank takes.
+#include "llmc/device/gemm_cuda.h"
 #include "llmc/train/keys.h"
 #include "llmc/train/micro_batch.h"
 #include "llmc/train/optimizer.h"
@@ -77,29 +78,43 @@ TEST_CASE("plan: what a run's parts take, and less with more ranks", "[plan]") {
     const RunShape shape = run_shape(recipe, Tokenizer(), one);
     CHECK(shape.pass.rows == 16 * 128); // the batch, not pass_rows
     Ctx ctx(Backend::cpu, 1), plain(Backend::ref, 1);
-    const MemoryPlan plan = plan_memory(ctx, shape, one);
+    const MemoryPlan plan = plan_memory(ctx.settings(), shape, one);
     const Model built(ctx, shape.config);
     CHECK(plan.of(Segment::parameters) - int64_t(built.bytes() + built.rope().bytes()) < 4 * 4096);
     CHECK(plan.of(Segment::optimizer) - 8 * built.table.trained_size < 4 * 4096);
     CHECK(plan.exchange == 0);
-    const MemoryPlan four = plan_memory(ctx, shape, four_ranks);
+    const MemoryPlan four = plan_memory(ctx.settings(), shape, four_ranks);
     CHECK(four.of(Segment::optimizer) <= plan.of(Segment::optimizer) / 4 + 2 * 4096);
     CHECK(four.weights_sent >= 4 * built.table.trained_size * 3 / 4 - 4096);
     CHECK(four.of(Segment::gradients) == plan.of(Segment::gradients));
     const Recipe sharded =
         read_train_recipe({"-model", model, "-stages", "pretrain", "-zero", "2"});
     const MemoryPlan less =
-        plan_memory(ctx, run_shape(sharded, Tokenizer(), four_ranks), four_ranks);
+        plan_memory(ctx.settings(), run_shape(sharded, Tokenizer(), four_ranks), four_ranks);
     const ParamTable& table = built.table;
     const int64_t kept = table.trained_size / 4 + table.embed_span().size() +
                          table.block_span(0).size() + table.total_size - table.decayed_size;
     CHECK(less.of(Segment::gradients) <= 4 * kept + 4 * 4096);
     CHECK(less.of(Segment::gradients) < plan.of(Segment::gradients));
-    CHECK(plan_memory(plain, shape, one).of(Segment::parameters) > plan.of(Segment::parameters));
+    CHECK(plan_memory(plain.settings(), shape, one).of(Segment::parameters) >
+          plan.of(Segment::parameters));
     RunShape recomputed = shape;
     recomputed.pass.recompute = true;
-    CHECK(plan_memory(ctx, recomputed, one).of(Segment::activations) <
+    CHECK(plan_memory(ctx.settings(), recomputed, one).of(Segment::activations) <
           plan.of(Segment::activations));
+}
+
+TEST_CASE("plan: a GPU's is made without one, and has nothing of the host's", "[plan]") {
+    const Recipe recipe = read_train_recipe({"-model", "demo", "-stages", "pretrain"});
+    Comm one(1);
+    const RunShape shape = run_shape(recipe, Tokenizer(), one);
+    const MemoryPlan cpu = plan_memory({Backend::cpu, 1, true}, shape, one);
+    const MemoryPlan gpu = plan_memory({Backend::cuda, 1, true}, shape, one);
+    for (Segment same : {Segment::parameters, Segment::gradients, Segment::optimizer,
+                         Segment::activations, Segment::logits})
+        CHECK(gpu.of(same) == cpu.of(same));
+    CHECK(gpu.of(Segment::scratch) >= int64_t(kCudaGemmWorkspace));
+    CHECK(gpu.program == 0);
 }
 
 TEST_CASE("plan: it leaves the run's thread count as it is", "[plan]") {

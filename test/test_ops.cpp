@@ -1,4 +1,8 @@
 // Every op case through every mode (test/op_case.h), on the CPU and through the kernels.
+#include "llmc/device/buffer.h"
+#include "llmc/ops/attention.h"
+#include "llmc/ops/embed.h"
+#include "llmc/ops/norm.h"
 #include "test/catch.h"
 #include "test/op_case.h"
 
@@ -75,4 +79,41 @@ TEST_CASE("ops: kernels give the same bits under every schedule", "[op][simt]") 
         plain.simt.path = ctx.simt.path;
         return check_equal(op, plain, ctx, x);
     });
+}
+
+TEST_CASE("ops: kernels take the scratch that a plan counts for them", "[op][simt]") {
+    constexpr int N = 200, C = 64, V = 300, H = 4, HKV = 2, D = 32;
+    auto wide = [](const char* name, int64_t columns) { // zeros
+        return Buffer(Dtype::f32, name, N, columns);
+    };
+    const Buffer a = wide("a", H * D), b = wide("b", H * D), c = wide("c", H * D),
+                 lse = wide("lse", H);
+    const Buffer k = wide("k", HKV * D), v = wide("v", HKV * D), x = wide("x", C),
+                 dx = wide("dx", C);
+    const Buffer dk = wide("dk", HKV * D), dv = wide("dv", HKV * D), dq = wide("dq", H * D);
+    const Buffer rstd(Dtype::f32, "rstd", N), weight(Dtype::f32, "weight", C);
+    const Buffer dweight(Dtype::f32, "dweight", C), table(Dtype::f32, "table", V, C);
+    const Buffer index(Dtype::i32, "index", N);
+    auto takes = [](const auto& op) {
+        Ctx ctx(Backend::simt, 1);
+        op(ctx);
+        return ctx.scratch.peak_bytes();
+    };
+    auto planned = [](size_t taken, size_t bytes) { // pieces begin on lines of their own
+        INFO(taken << " bytes, planned " << bytes);
+        CHECK((taken >= bytes && taken < bytes + 4 * 64));
+    };
+    const Ctx ctx(Backend::simt, 1);
+    planned(takes([&](Ctx& ctx) { embed_backward(ctx, table.view(), x.view(), index.view()); }),
+            embed_backward_scratch(ctx, N));
+    planned(takes([&](Ctx& ctx) {
+                rmsnorm_backward(ctx, dx.view(), dweight.view(), x.view(), x.view(), rstd.view(),
+                                 weight.view());
+            }),
+            rmsnorm_backward_scratch(ctx, N, C));
+    planned(takes([&](Ctx& ctx) {
+                attention_backward(ctx, dq.view(), dk.view(), dv.view(), a.view(), b.view(),
+                                   lse.view(), c.view(), k.view(), v.view(), index.view(), H, HKV);
+            }),
+            attention_backward_scratch(ctx, N, N, H, HKV, D));
 }

@@ -36,8 +36,8 @@ struct Fixture {
     Model model;
     Fixture(Backend backend, int threads, bool moe, bool bf16 = false)
         : ctx(backend, threads, bf16), model(ctx, small_config(moe)) {
-        init_params(model.ctx(), model.weights, model.table, model.config, 7,
-                    0.2); // far from uniform answers
+        // Far from uniform answers.
+        init_params(model.ctx(), model.weights, model.table, model.config, 7, 0.2);
         model.weights_changed();
     }
 };

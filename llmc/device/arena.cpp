@@ -82,6 +82,7 @@ void* Arena::take(Segment segment, size_t bytes) {
         pieces_.push_back({memory, bytes, true});
         used_ += bytes;
     }
+    if (memory && device_) device_->zero(memory, bytes); // it may have been given back
     if (!memory) memory = static_cast<char*>(get(bytes));
     if (!memory) return nullptr;
     size_t& now = now_[int(segment)];
@@ -95,8 +96,7 @@ void Arena::give(Segment segment, void* memory, size_t bytes) {
     now_[int(segment)] -= bytes;
     char* begin = static_cast<char*>(memory);
     if (!range_ || begin < range_ || begin >= range_ + range_bytes_) return put_back(memory, bytes);
-    if (device_) device_->zero(memory, bytes); // as it must be when it is taken again
-    else ::madvise(memory, bytes, MADV_DONTNEED);
+    if (!device_) ::madvise(memory, bytes, MADV_DONTNEED); // zero when it is taken again
     for (size_t i = 0; i < pieces_.size(); i++) {
         if (pieces_[i].begin != begin) continue;
         pieces_[i].taken = false;

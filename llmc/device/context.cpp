@@ -25,6 +25,13 @@ void Scratch::reserve(Arena& arena, size_t bytes) {
     blocks_.push_back({nullptr, reserved_.bytes(), bytes, nullptr});
 }
 
+size_t Scratch::unreserved_bytes() const {
+    size_t bytes = 0;
+    for (const Block& block : blocks_)
+        if (block.device || block.memory) bytes += block.bytes;
+    return bytes;
+}
+
 void* Scratch::alloc(size_t bytes) {
     bytes = (bytes + 63) / 64 * 64;
     while (block_ < blocks_.size() && used_ + bytes > blocks_[block_].bytes) {
@@ -72,19 +79,20 @@ const char* backend_name(Backend backend) {
     return names[int(backend)];
 }
 
-Backend choose_backend(const std::string& device) {
-    if (device == "cuda") {
-        const std::string missing = cuda_missing();
-        if (!missing.empty())
-            usage_error(
-                "device = \"cuda\": " + missing,
-                "-device cpu computes on the CPU, -device simt runs the CUDA kernels on it");
-        return Backend::cuda;
-    }
-    for (Backend backend : {Backend::ref, Backend::cpu, Backend::simt})
+Backend named_backend(const std::string& device) {
+    for (Backend backend : {Backend::ref, Backend::cpu, Backend::simt, Backend::cuda})
         if (device == backend_name(backend)) return backend;
-    require(device == "auto", "choose_backend: \"%s\"", device.c_str());
+    require(device == "auto", "named_backend: \"%s\"", device.c_str());
     return cuda_missing().empty() ? Backend::cuda : Backend::cpu;
+}
+
+Backend choose_backend(const std::string& device) {
+    const Backend backend = named_backend(device);
+    const std::string missing = backend == Backend::cuda ? cuda_missing() : "";
+    if (!missing.empty())
+        usage_error("device = \"cuda\": " + missing,
+                    "-device cpu computes on the CPU, -device simt runs the CUDA kernels on it");
+    return backend;
 }
 
 bool choose_bf16(const std::string& dtype, Backend backend) {
@@ -93,10 +101,14 @@ bool choose_bf16(const std::string& dtype, Backend backend) {
     return dtype == "bf16";
 }
 
-Ctx::Ctx(Backend backend_, int threads_, bool bf16_, int rank)
-    : backend(backend_), threads(threads_ > 0 ? threads_ : available_cores()), bf16(bf16_),
-      gemm_cache(make_gemm_cache()) {
+Ctx::Ctx(const CtxSettings& planned)
+    : backend(planned.backend), threads(planned.threads > 0 ? planned.threads : available_cores()),
+      bf16(planned.bf16), gemm_cache(make_gemm_cache()) {
     omp_set_num_threads(threads); // one OpenMP pool, shared with the GEMM library
+}
+
+Ctx::Ctx(Backend backend_, int threads_, bool bf16_, int rank)
+    : Ctx(CtxSettings{backend_, threads_, bf16_}) {
     if (backend != Backend::cuda) return;
     memory = make_cuda_device(rank, &cuda, &stream);
     arena.use(memory.get());

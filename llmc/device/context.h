@@ -38,6 +38,7 @@ class Scratch {
         return static_cast<T*>(alloc(count * sizeof(T)));
     }
     size_t peak_bytes() const { return peak_; }
+    size_t unreserved_bytes() const; // taken beside what was reserved
     // From now on of this memory, which must live longer.
     void use(DeviceMemory* device) { device_ = device; }
     Scratch() = default;
@@ -74,10 +75,18 @@ class ScratchFrame {
     size_t block_, used_, total_;
 };
 
+// What a Ctx is made of, where none is needed: a plan for a GPU is made without one.
+struct CtxSettings {
+    Backend backend;
+    int threads;
+    bool bf16;
+};
+
 struct Ctx {
     // threads 0 = one per core this process may use. bf16: store weights and activations so.
     // rank: of this process among those of the job on this machine, which share its GPUs.
     Ctx(Backend backend, int threads, bool bf16 = false, int rank = 0);
+    explicit Ctx(const CtxSettings& planned); // takes no device, computes nothing on one
     ~Ctx();
     Ctx(const Ctx&) = delete;
 
@@ -93,6 +102,8 @@ struct Ctx {
     const PackedWeights* packed_weights = nullptr; // of the pass that runs
     SimtOptions simt;
     void* stream = nullptr; // cudaStream_t of kernels built by nvcc, of products and copies
+
+    CtxSettings settings() const { return {backend, threads, bf16}; }
 
     // From now on the simt backend has memory of its own, and does nothing before it is waited for:
     // all that a GPU does to its host. Before the first tensor; no effect on the other backends.
@@ -118,7 +129,9 @@ struct Ctx {
 };
 
 const char* backend_name(Backend backend);
-Backend choose_backend(const std::string& device);           // of the key -device: "auto" or a name
+// Of the key -device: "auto" or a name. choose_backend: an error where it cannot compute here.
+Backend named_backend(const std::string& device);
+Backend choose_backend(const std::string& device);
 bool choose_bf16(const std::string& dtype, Backend backend); // of the key -dtype: "fp32" or "bf16"
 int available_cores();                                       // this process may run on
 int machine_cores();

@@ -10,6 +10,8 @@
 #include <cstring>
 #include <dlfcn.h>
 
+static constexpr int kLeastMajor = 8; // mma of bf16, cp.async
+
 std::string cuda_missing() {
     // Where there is no driver, the runtime's own message is about its version.
     if (!::dlopen("libcuda.so.1", RTLD_NOW)) return "no CUDA driver on this machine (libcuda.so.1)";
@@ -17,7 +19,15 @@ std::string cuda_missing() {
     const cudaError_t status = cudaGetDeviceCount(&count);
     if (status != cudaSuccess)
         return format("no CUDA device on this machine (%s)", cudaGetErrorString(status));
-    return count == 0 ? "no CUDA device on this machine" : "";
+    if (count == 0) return "no CUDA device on this machine";
+    for (int device = 0; device < count; device++) {
+        int major = 0;
+        (void)cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+        if (major < kLeastMajor)
+            return format("CUDA device %d has compute capability %d.x, the kernels need %d.0",
+                          device, major, kLeastMajor);
+    }
+    return "";
 }
 
 class CudaDevice : public DeviceMemory {
@@ -54,8 +64,8 @@ class CudaDevice : public DeviceMemory {
         return memory;
     }
     void release(void* memory, size_t) override {
-        wait(); // for what still uses it
-        cuda_check(cudaFree(memory), "cudaFree");
+        (void)cudaStreamSynchronize(stream_); // for what still uses it
+        (void)cudaFree(memory);
     }
     int64_t free_bytes() override {
         size_t free = 0, total = 0;

@@ -14,6 +14,7 @@ class DeviceMemory {
 
     // Zero bytes at a multiple of 256; null if there are no more.
     virtual void* allocate(size_t bytes) = 0;
+    // Called by destructors: throws nothing. A device that failed says so at the next wait.
     virtual void release(void* memory, size_t bytes) = 0;
     virtual int64_t free_bytes() = 0;
 

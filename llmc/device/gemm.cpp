@@ -212,7 +212,7 @@ static std::string cpu_library() { return "own tile kernel"; }
 
 #endif
 
-bool gemm_takes_bf16(Ctx& ctx) { return ctx.cuda || cpu_takes_bf16(ctx); }
+bool gemm_takes_bf16(Ctx& ctx) { return ctx.backend == Backend::cuda || cpu_takes_bf16(ctx); }
 
 std::string gemm_library(const Ctx& ctx) {
     return ctx.cuda ? "cuBLASLt" : ctx.backend == Backend::ref ? "plain loops" : cpu_library();
@@ -290,7 +290,8 @@ size_t gemm_scratch(Ctx& ctx, const View& c, const View& a, Trans trans_a, const
     const int64_t k = trans_a == Trans::no ? a.shape[1] : a.shape[0];
     if (ctx.backend == Backend::ref || c.size() == 0 || k == 0) return 0;
     auto of_library = [&](const View& c, const View& a, const View& b) { // cuBLASLt has its own
-        return ctx.cuda ? 0 : gemm_cpu_scratch(ctx, c, a, trans_a, b, trans_b, store, k);
+        if (ctx.backend == Backend::cuda) return size_t(0);
+        return gemm_cpu_scratch(ctx, c, a, trans_a, b, trans_b, store, k);
     };
     if (takes_as_they_are(ctx, c, a, b)) return of_library(c, a, b);
     size_t floats = 0;

@@ -38,10 +38,13 @@ namespace {
 struct CublasLt {
     Library library{"libcublasLt.so." TEXT_OF(CUBLAS_VER_MAJOR)};
     decltype(cublasLtCreate)* create;
+    decltype(cublasLtDestroy)* destroy;
     decltype(cublasLtMatmul)* matmul;
     decltype(cublasLtMatmulDescCreate)* desc_create;
+    decltype(cublasLtMatmulDescDestroy)* desc_destroy;
     decltype(cublasLtMatmulDescSetAttribute)* desc_set;
     decltype(cublasLtMatrixLayoutCreate)* layout_create;
+    decltype(cublasLtMatrixLayoutDestroy)* layout_destroy;
     decltype(cublasLtMatmulPreferenceCreate)* preference_create;
     decltype(cublasLtMatmulPreferenceSetAttribute)* preference_set;
     decltype(cublasLtMatmulPreferenceDestroy)* preference_destroy;
@@ -50,10 +53,13 @@ struct CublasLt {
 
     CublasLt() {
         library.bind(create, "cublasLtCreate");
+        library.bind(destroy, "cublasLtDestroy");
         library.bind(matmul, "cublasLtMatmul");
         library.bind(desc_create, "cublasLtMatmulDescCreate");
+        library.bind(desc_destroy, "cublasLtMatmulDescDestroy");
         library.bind(desc_set, "cublasLtMatmulDescSetAttribute");
         library.bind(layout_create, "cublasLtMatrixLayoutCreate");
+        library.bind(layout_destroy, "cublasLtMatrixLayoutDestroy");
         library.bind(preference_create, "cublasLtMatmulPreferenceCreate");
         library.bind(preference_set, "cublasLtMatmulPreferenceSetAttribute");
         library.bind(preference_destroy, "cublasLtMatmulPreferenceDestroy");
@@ -66,7 +72,7 @@ cudaDataType_t data_type(Dtype dtype) { return dtype == Dtype::bf16 ? CUDA_R_16B
 
 } // namespace
 
-// Descriptions live as long as the process: one context, few shapes.
+// Of a Ctx: a run has few shapes, so plans are kept.
 struct CudaGemm {
     struct Plan {
         cublasLtMatmulDesc_t desc{};
@@ -85,6 +91,14 @@ struct CudaGemm {
             fatal("CUDA: cannot load cuBLASLt: " + lt.library.missing(),
                   "put the folder of the CUDA libraries into LD_LIBRARY_PATH");
         check(lt.create(&handle), "cublasLtCreate");
+    }
+
+    ~CudaGemm() { // before the stream; nobody can act on errors here
+        for (auto& [key, p] : plans) {
+            for (cublasLtMatrixLayout_t layout : {p.a, p.b, p.c}) (void)lt.layout_destroy(layout);
+            (void)lt.desc_destroy(p.desc);
+        }
+        if (handle) (void)lt.destroy(handle);
     }
 
     void check(cublasStatus_t status, const char* what) const {

@@ -69,8 +69,9 @@ HostWrite::HostWrite(Ctx& ctx, const View& tensor) : ctx_(ctx), tensor_(tensor),
     view_.data = copy_.get();
 }
 
-HostWrite::~HostWrite() {
-    if (copy_) ctx_.memory->to_device(tensor_.data, copy_.get(), tensor_.bytes());
+HostWrite::~HostWrite() noexcept(false) {
+    if (copy_ && std::uncaught_exceptions() == exceptions_)
+        ctx_.memory->to_device(tensor_.data, copy_.get(), tensor_.bytes());
 }
 
 View Mirror::place(Ctx& ctx, const View& shaped) {

@@ -8,6 +8,7 @@
 #include "llmc/device/buffer.h"
 #include "llmc/device/context.h"
 
+#include <exception>
 #include <vector>
 
 void fill_zero(Ctx& ctx, View view); // contiguous
@@ -33,7 +34,7 @@ class HostRead {
 class HostWrite {
   public:
     HostWrite(Ctx& ctx, const View& tensor);
-    ~HostWrite();
+    ~HostWrite() noexcept(false); // copies, unless an exception ends it: it may be half filled
     HostWrite(const HostWrite&) = delete;
     const View& view() const { return view_; }
     char* bytes() const { return static_cast<char*>(view_.data); }
@@ -42,6 +43,7 @@ class HostWrite {
     Ctx& ctx_;
     View tensor_, view_;
     std::unique_ptr<char[]> copy_;
+    const int exceptions_ = std::uncaught_exceptions();
 };
 
 // Values that go from the host to ops, or back, again and again: the tensor and the host's side of

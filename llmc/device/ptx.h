@@ -173,10 +173,15 @@ template <class... P, class... A>
 void launch(Ctx& ctx, const char* name, void (*kernel)(P...), const LaunchShape& shape,
             A... arguments) {
     if (shape.blocks == 0) return;
-    if (shape.shared_bytes > 32 << 10) // with the static part it may pass the default's 48 KiB
+    if (shape.shared_bytes > 32 << 10) { // with the static part it may pass the default's 48 KiB
+        if (shape.shared_bytes > shared_limit(ctx))
+            fatal(format("CUDA: %s needs %zu bytes of shared memory, a block of this GPU has %zu",
+                         name, shape.shared_bytes, shared_limit(ctx)),
+                  "the model is too wide for this GPU; -dtype bf16 takes half of it");
         cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                         int(shape.shared_bytes)),
                    name);
+    }
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(unsigned(shape.blocks));
     config.blockDim = dim3(unsigned(shape.threads));

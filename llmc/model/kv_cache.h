@@ -12,8 +12,8 @@ class KvCache {
     int page_size() const { return page_size_; }
     View keys(int layer) const { return keys_[layer]; }     // (pages, HKV*D, page_size)
     View values(int layer) const { return values_[layer]; } // (pages, HKV*page_size, D)
-    void copy_page(Ctx& ctx, int to,
-                   int from); // all layers; for a page that two sequences go on writing
+    // All layers; for a page that two sequences go on writing.
+    void copy_page(Ctx& ctx, int to, int from);
 
   private:
     int pages_, page_size_;

@@ -1,11 +1,10 @@
 // Contract and layout: params.h.
 #include "llmc/model/params.h"
 
-#include "llmc/device/memory.h"
-
 #include "llmc/core/error.h"
 #include "llmc/core/file.h"
 #include "llmc/core/rng.h"
+#include "llmc/device/memory.h"
 
 #include <algorithm>
 #include <cmath>

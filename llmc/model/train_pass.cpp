@@ -51,7 +51,8 @@ void TrainPass::make_gradients() {
         Buffer(ctx_.arena, Segment::gradients, ctx_.dtype(), "own gradients", own.end - own.begin);
 }
 
-// The largest of what its ops take: products and attention. All others need less.
+// The largest of what its ops take: products, attention, and on a GPU gradients that are sums over
+// rows. All others need less.
 size_t TrainPass::scratch_bytes() {
     if (ctx_.backend == Backend::ref) return 0;
     const ModelConfig& c = model_.config;
@@ -70,9 +71,11 @@ size_t TrainPass::scratch_bytes() {
         linear(delta_, a.act, w.down);
     }
     if (!settings_.backward) return most;
+    most = std::max(most, embed_backward_scratch(ctx_, settings_.rows));
+    most = std::max(most, rmsnorm_backward_scratch(ctx_, settings_.rows, c.channels));
     const int64_t longest = std::min<int64_t>(settings_.rows, c.max_positions);
-    return std::max(most,
-                    attention_backward_scratch(ctx_, longest, c.heads / c.kv_heads, c.head_dim));
+    return std::max(most, attention_backward_scratch(ctx_, settings_.rows, longest, c.heads,
+                                                     c.kv_heads, c.head_dim));
 }
 
 void TrainPass::zero_grads() {

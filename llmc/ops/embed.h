@@ -20,5 +20,8 @@ void embed_backward(Ctx& ctx, View dweight, const View& dout, const View& tokens
 
 } // namespace ref
 
+// Bytes of ctx.scratch that embed_backward takes for N rows.
+size_t embed_backward_scratch(const Ctx& ctx, int64_t N);
+
 DECLARE_KERNEL_OP(embed_forward)
 DECLARE_KERNEL_OP(embed_backward)

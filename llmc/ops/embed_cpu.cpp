@@ -41,3 +41,7 @@ void cpu::embed_forward(Ctx&, View out, const View& tokens, const View& weight) 
 void cpu::embed_backward(Ctx&, View dweight, const View& dout, const View& tokens) {
     with_real(dout.dtype, [&](auto x) { backward_rows<decltype(x)>(dweight, dout, tokens); });
 }
+
+size_t embed_backward_scratch(const Ctx& ctx, int64_t N) {
+    return ctx.backend == Backend::cpu ? 0 : size_t(N) * 28; // embed.cu: three ints, a Group
+}

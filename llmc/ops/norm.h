@@ -30,5 +30,8 @@ void rmsnorm_backward(Ctx& ctx, View dresidual, View dweight, const View& dout,
 
 } // namespace ref
 
+// Bytes of ctx.scratch that rmsnorm_backward takes.
+size_t rmsnorm_backward_scratch(const Ctx& ctx, int64_t N, int64_t C);
+
 DECLARE_KERNEL_OP(rmsnorm_forward)
 DECLARE_KERNEL_OP(rmsnorm_backward)

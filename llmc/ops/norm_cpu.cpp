@@ -111,3 +111,7 @@ void cpu::rmsnorm_backward(Ctx& ctx, View dresidual, View dweight, const View& d
         backward_rows<decltype(x)>(ctx, dresidual, dweight, dout, residual, rstd, weight);
     });
 }
+
+size_t rmsnorm_backward_scratch(const Ctx&, int64_t N, int64_t C) { // norm.cu's blocks are as long
+    return size_t((N + kRowBlock - 1) / kRowBlock * C) * sizeof(float);
+}

@@ -25,10 +25,10 @@ int64_t status_bytes(const std::string& field) {
 }
 
 // A small step of a model of the same kind: its code becomes resident, and the library's.
-void touch_code(const Ctx& ctx, bool moe) {
-    if (ctx.backend != Backend::cpu) return;
+void touch_code(const CtxSettings& on, bool moe) {
+    if (on.backend != Backend::cpu) return;
     constexpr int64_t kRows = 64;
-    Ctx own(ctx.backend, ctx.threads, ctx.bf16);
+    Ctx own(on.backend, on.threads, on.bf16);
     Model model(own, model_preset(moe ? "tiny-moe" : "tiny"));
     model.weights_changed();
     TrainPass pass(own, model, {kRows, kRows, true, false});
@@ -138,9 +138,9 @@ RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer, Comm& comm)
     return shape;
 }
 
-MemoryPlan plan_memory(Ctx& ctx, const RunShape& shape, Comm& comm) {
-    // Addresses of the host that are never written; simt has the tensors of cuda.
-    Ctx dry(ctx.cuda ? Backend::simt : ctx.backend, ctx.threads, ctx.bf16);
+MemoryPlan plan_memory(const CtxSettings& on, const RunShape& shape, Comm& comm) {
+    const bool cuda = on.backend == Backend::cuda, apart = cuda || on.backend == Backend::simt;
+    Ctx dry(on); // addresses of the host, never written
     Model model(dry, shape.config);
     const Optimizer optimizer(dry, comm, model);
     const TrainPass pass(dry, model, shape.pass);
@@ -156,20 +156,20 @@ MemoryPlan plan_memory(Ctx& ctx, const RunShape& shape, Comm& comm) {
     MemoryPlan plan{};
     for (int i = 0; i < int(Segment::count); i++)
         plan.segments[i] = int64_t(dry.arena.bytes(Segment(i)));
-    if (ctx.cuda) plan.segments[int(Segment::scratch)] += int64_t(kCudaGemmWorkspace);
-    const int64_t element = int64_t(dtype_bytes(ctx.dtype())), trained = model.table.trained_size;
+    if (cuda) plan.segments[int(Segment::scratch)] += int64_t(kCudaGemmWorkspace);
+    const int64_t element = int64_t(dtype_bytes(dry.dtype())), trained = model.table.trained_size;
     const Comm::Range own = comm.shard(trained);
-    touch_code(ctx, shape.config.moe());
-    plan.program = status_bytes("VmRSS:");
-    plan.exchange = Comm::exchange_bytes(trained, ctx.dtype(), comm.size());
+    touch_code(on, shape.config.moe());
+    plan.program = apart ? 0 : status_bytes("VmRSS:");
+    plan.exchange = Comm::exchange_bytes(trained, dry.dtype(), comm.size());
     plan.gradients_sent = plan.weights_sent = (trained - (own.end - own.begin)) * element;
     return plan;
 }
 
 int64_t peak_resident_bytes() { return status_bytes("VmHWM:"); }
 
-std::string plan_text(Ctx& ctx, const RunShape& shape, Comm& comm) {
-    const MemoryPlan p = plan_memory(ctx, shape, comm);
+std::string plan_text(const CtxSettings& on, const RunShape& shape, Comm& comm) {
+    const MemoryPlan p = plan_memory(on, shape, comm);
     const int ranks = comm.size();
     std::string text = format("memory of a rank, %d rank%s\n", ranks, ranks == 1 ? "" : "s");
     auto add = [&](const char* name, int64_t bytes, const std::string& note) {
@@ -190,13 +190,15 @@ std::string plan_text(Ctx& ctx, const RunShape& shape, Comm& comm) {
     segment(Segment::logits,
             format("%ld rows at a time", long(std::min(shape.pass.rows, shape.pass.loss_rows))));
     segment(Segment::scratch, "of the largest product or attention");
-    segment(Segment::rollouts,
-            shape.samples ? format("packed weights, KV cache and pass of %d sequences of %d tokens",
-                                   shape.engine.rows, shape.engine.longest)
-                          : "no problems, no RL");
+    segment(Segment::rollouts, shape.samples
+                                   ? format("%sKV cache and pass of %d sequences of %d tokens",
+                                            on.backend == Backend::cpu ? "packed weights, " : "",
+                                            shape.engine.rows, shape.engine.longest)
+                                   : "no problems, no RL");
     add("exchange", p.exchange, "buffers between ranks");
-    add("program", p.program, "resident before the first tensor, libraries included");
-    add("total", p.total(), "");
+    if (p.program > 0)
+        add("program", p.program, "resident before the first tensor, libraries included");
+    add("total", p.total(), p.program > 0 ? "" : "on the GPU, without what CUDA itself takes");
     text += format("traffic of a rank: sends %s of gradients a %s, %s of weights a step\n",
                    size_text(p.gradients_sent).c_str(), shape.pass.shards ? "micro-batch" : "step",
                    size_text(p.weights_sent).c_str());
@@ -205,14 +207,14 @@ std::string plan_text(Ctx& ctx, const RunShape& shape, Comm& comm) {
 
 MemoryPlan check_memory(Ctx& ctx, const RunShape& shape, Comm& comm) {
     const int64_t free = ctx.cuda ? ctx.memory->free_bytes() : free_memory() / comm.machine_ranks();
-    const MemoryPlan plan = plan_memory(ctx, shape, comm);
+    const MemoryPlan plan = plan_memory(ctx.settings(), shape, comm);
     if (plan.needed() <= free) return plan;
     auto with = [&](bool shards, bool recompute, int64_t rows) {
         RunShape other = shape;
         if (shards) other.pass.shards = &comm;
         other.pass.recompute |= recompute;
         other.pass.rows = std::min(other.pass.rows, padded_pass_rows(rows));
-        return plan_memory(ctx, other, comm).needed();
+        return plan_memory(ctx.settings(), other, comm).needed();
     };
     // What would fit, the cheapest first.
     const int64_t all = shape.pass.rows, longest = shape.config.max_positions;

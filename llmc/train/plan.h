@@ -27,7 +27,7 @@ Tokenizer recipe_tokenizer(const Recipe& recipe);
 struct MemoryPlan {
     int64_t segments[int(Segment::count)];
     int64_t exchange;       // buffers between ranks
-    int64_t program;        // resident already: code, libraries, the tokenizer
+    int64_t program;        // resident already: code, libraries, the tokenizer; 0 on a GPU
     int64_t gradients_sent; // bytes a rank sends: a step, or sharded every micro-batch
     int64_t weights_sent;   // a step
     int64_t of(Segment segment) const { return segments[int(segment)]; }
@@ -35,13 +35,14 @@ struct MemoryPlan {
     int64_t needed() const { return in_arena() + exchange; }
     int64_t total() const { return needed() + program; }
 };
-MemoryPlan plan_memory(Ctx& ctx, const RunShape& shape, Comm& comm);
+// On a GPU, or the one that simt plays: of its memory, without CUDA's own.
+MemoryPlan plan_memory(const CtxSettings& on, const RunShape& shape, Comm& comm);
 
 // Most that was resident of this process at a time, in bytes.
 int64_t peak_resident_bytes();
 
 // The plan as a table, for -plan.
-std::string plan_text(Ctx& ctx, const RunShape& shape, Comm& comm);
+std::string plan_text(const CtxSettings& on, const RunShape& shape, Comm& comm);
 
 // The plan; fatal() if the ranks of this machine do not fit into its free memory, with a hint at
 // what would.

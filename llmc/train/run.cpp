@@ -190,12 +190,12 @@ void Run::describe() const {
 }
 
 void Run::say_memory() {
-    int64_t bytes = 0; // of the GPU, or else of the process
+    int64_t bytes = int64_t(ctx_->scratch.unreserved_bytes()); // of the GPU, or else of the process
     for (int i = 0; i < int(Segment::count); i++) bytes += int64_t(ctx_->arena.peak(Segment(i)));
-    if (!ctx_->cuda) bytes = peak_resident_bytes();
+    if (!ctx_->memory) bytes = peak_resident_bytes();
     const double taken = comm_.all_max(double(bytes));
     log_->say(format("memory   took at most %.1f MiB a rank, planned were %.1f", taken / (1 << 20),
-                     double(ctx_->cuda ? plan_.in_arena() : plan_.total()) / (1 << 20)));
+                     double(plan_.total()) / (1 << 20)));
 }
 
 std::unique_ptr<SampleSource> Run::make_source() {
