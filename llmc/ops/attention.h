@@ -43,8 +43,8 @@ void attention_paged_forward(Ctx& ctx, View out, const View& q, const View& k_pa
 
 } // namespace ref
 
-// Bytes of ctx.scratch that the two take on the CPU for N rows of documents that are on average one
-// key block long or longer, and none longer than `longest`.
+// Bytes of ctx.scratch that the two take on the CPU for N rows of documents that are on average 16
+// rows long or longer, and none longer than `longest`.
 size_t attention_forward_scratch(const Ctx& ctx, int64_t N, int kv_heads, int head_dim);
 size_t attention_backward_scratch(const Ctx& ctx, int64_t longest, int group, int head_dim);
 
