@@ -21,10 +21,11 @@ EngineSettings engine_settings(const Recipe& recipe) {
             longest_sequence(recipe), int(recipe.integer("", "pages"))};
 }
 
-int64_t rl_pass_rows(const Recipe& recipe) {
+int64_t rl_pass_rows(const Recipe& recipe, int ranks) {
     const int64_t longest = longest_sequence(recipe),
                   answers = recipe.integer("rl", "groups") * recipe.integer("rl", "group_size");
-    return std::max(longest, std::min(recipe.integer("", "pass_rows"), answers * longest));
+    return std::max(longest, std::min(recipe.integer("", "pass_rows"),
+                                      part_rows(answers * longest, ranks, longest)));
 }
 
 RlStage::RlStage(const Recipe& recipe, Ctx& ctx, Comm& comm, const Model& model,
@@ -253,10 +254,10 @@ void RlStage::pack(const std::vector<Group>& groups, StageBatch& batch) const {
 void RlStage::make_reference(int64_t step) {
     const std::string folder = run_ + "/reference";
     reference_ = std::make_unique<Model>(ctx_, model_.config);
-    reference_pass_ =
-        std::make_unique<TrainPass>(ctx_, *reference_,
-                                    PassSettings{padded_pass_rows(rl_pass_rows(recipe_)),
-                                                 recipe_.integer("", "loss_rows"), false, false});
+    reference_pass_ = std::make_unique<TrainPass>(
+        ctx_, *reference_,
+        PassSettings{padded_pass_rows(rl_pass_rows(recipe_, comm_.size())),
+                     recipe_.integer("", "loss_rows"), false, false});
     reference_->set_rope_base(rope_base);
     if (step > 0) return load_weights(*reference_, folder);
     copy_tensor(ctx_, reference_->weights.flat(), model_.weights.flat());

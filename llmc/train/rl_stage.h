@@ -56,8 +56,8 @@ class RlStage : public Stage {
 
 // Longest sequence (prompt and answer) the RL stage and the evaluation may make.
 int longest_sequence(const Recipe& recipe);
-// Rows of the RL stage's largest micro-batch.
-int64_t rl_pass_rows(const Recipe& recipe);
+// Most rows of the RL stage's micro-batch on one of `ranks` ranks.
+int64_t rl_pass_rows(const Recipe& recipe, int ranks);
 EngineSettings engine_settings(const Recipe& recipe);
 
 // What samples of a run must have been drawn with to be used again: its weights bit for bit, and
