@@ -53,7 +53,12 @@ expect 1 'numbers.shard: byte 666: token 257, the vocabulary is 257' "a token be
 head -c 40 "$work/text.jsonl" >"$work/cut.jsonl"
 expect 1 'cut.jsonl:2' "JSONL that ends in the middle of a line" text_of "$work/cut.jsonl"
 printf '{"text": ""}\n' >"$work/hollow.jsonl"
-expect 1 'hollow.jsonl:1: expected "text"' "a text without a character" text_of "$work/hollow.jsonl"
+expect 1 'hollow.jsonl has no training text' "nothing but texts without a character" text_of "$work/hollow.jsonl"
+printf '{"text": "some"}\n{"text": ""}\n{"text": "more"}\n{"text": ""}\n' >"$work/gaps.jsonl"
+text_of "$work/gaps.jsonl" >"$work/out" 2>&1
+check "between others they are left out" [ $? -eq 0 ]
+check "and counted" grep -q 'gaps.jsonl: 2 empty texts left out' "$work/out"
+rm -rf "$work/bad"
 printf '{"question": "no answer"}\n' >"$work/open.jsonl"
 expect 1 'open.jsonl:1' "RL problem without an answer" train -stages rl -rl.steps 1 -rl.data "$work/open.jsonl"
 expect 2 'neither steps nor tokens' "a stage of no length" train -stages pretrain -pretrain.steps 0
