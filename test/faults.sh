@@ -61,6 +61,18 @@ check "and counted" grep -q 'gaps.jsonl: 2 empty texts left out' "$work/out"
 rm -rf "$work/bad"
 printf '{"question": "no answer"}\n' >"$work/open.jsonl"
 expect 1 'open.jsonl:1' "RL problem without an answer" train -stages rl -rl.steps 1 -rl.data "$work/open.jsonl"
+rm -rf "$work/bad"
+{
+    printf '{"question": "short", "answer": "1"}\n\n{"question": "%070d", "answer": "1"}\n' 0
+    printf '{"question": "%090d", "answer": "1"}\n' 0
+} >"$work/long.jsonl"
+expect 1 'rl.data: .*long.jsonl:3: a prompt of 71 tokens, max_prompt_tokens is 64' \
+    "an RL prompt that is too long, before the stages in front of it" \
+    train -val_fraction 0 -pretrain.data embedded:sentences -midtrain.data embedded:sentences -rl.data "$work/long.jsonl"
+check "with the length that would do" grep -q 'max_prompt_tokens 91,' "$work/out"
+check "and nothing was made of it" test ! -e "$work/bad"
+expect 1 'eval_problems: .*long.jsonl:3: a prompt of 71 tokens' "a held-out problem that is too long" \
+    train -stages pretrain -pretrain.data embedded:sentences -val_fraction 0 -eval_problems "$work/long.jsonl"
 expect 2 'neither steps nor tokens' "a stage of no length" train -stages pretrain -pretrain.steps 0
 expect 1 'non-finite' "divergence stops after N bad steps" train -stages pretrain -init_std 10 -lr 10 \
     -weight_decay 10 -clip 0 -pretrain.warmup 0 -pretrain.steps 200 -bad_steps 3 -pretrain.batch 2
