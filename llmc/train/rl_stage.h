@@ -54,6 +54,10 @@ class RlStage : public Stage {
     std::vector<std::vector<Group>> pending_; // parts not yet given out, the last one first
 };
 
+// Stops at the first problem of RL, if that is one of `stages`, or of the evaluation whose prompt
+// is longer than max_prompt_tokens. Of generated problems, which do not end, it looks at some.
+void check_prompts(const Recipe& recipe, const Tokenizer& tokenizer,
+                   const std::vector<std::string>& stages);
 // Longest sequence (prompt and answer) the RL stage and the evaluation may make.
 int longest_sequence(const Recipe& recipe);
 // Most rows of the RL stage's micro-batch on one of `ranks` ranks.

@@ -8,6 +8,7 @@
 #include "llmc/train/schedule.h"
 
 #include <algorithm>
+#include <utility>
 
 Stage::Stage(const Recipe& recipe, const Comm& comm, const std::string& stage_name,
              const ModelConfig& config)
@@ -64,6 +65,7 @@ TextStage::TextStage(const Recipe& recipe, const Comm& comm, const std::string& 
 
 void TextStage::next_batch(int64_t step, StageBatch& batch) {
     batch = StageBatch{};
+    if (!std::exchange(begun_, true)) batch.note = stream_.left_out();
     batch.rows = batch_rows_ * context_;
     const int64_t units = (batch_rows_ + micro_rows_ - 1) / micro_rows_;
     const int parts = parts_of_unit(units, comm_.size()), part = comm_.rank() % parts;

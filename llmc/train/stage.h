@@ -56,6 +56,7 @@ class TextStage : public Stage {
   private:
     const std::string run_; // folder
     DataStream stream_;
+    bool begun_ = false; // what is left out of the data is said once
     int64_t batch_rows_, micro_rows_, context_;
 };
 
