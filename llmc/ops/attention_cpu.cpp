@@ -3,7 +3,7 @@
 // read where they are:
 //
 //   document rows   | 0 ............ 63 | 64 ........... 127 | 128 .. 140 0 0 0 |
-//   transposed        K^T (D, kKeys)      K^T (D, kKeys)       K^T (D, padded)     per key/value head
+//   transposed        K^T (D, kKeys)      K^T (D, kKeys)       K^T (D, padded)    per kv head
 //
 // A tile of query rows meets one block after another (attention_tile.h). The same over pages:
 // attention_paged_cpu.cpp. Contract: attention.h.
