@@ -204,9 +204,9 @@ int evaluate(const Recipe& recipe, Comm& comm, const Words& sources) {
     const auto start = std::chrono::steady_clock::now();
     evaluation.run(log);
     if (evaluation.counts().decoded > 0) say_counts(evaluation.counts(), seconds_since(start));
-    const std::map<SampleLog::Place, Json>& lines = log.finish();
+    log.finish();
     if (!comm.root()) return 0;
-    const std::vector<SetResult> results = evaluation.results(lines);
+    const std::vector<SetResult> results = evaluation.results(log);
     std::printf("%s", results_table(results, k == 0 ? n : k).c_str());
     if (!out.empty()) write_file_atomic(out + ".json", results_json(results).dump(1) + "\n");
     return 0;

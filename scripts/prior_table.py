@@ -32,10 +32,10 @@ def rl_table():
         pre, mid, rl = stages
         removed = (rl["avg"] - mid["avg"]) / (1 - mid["avg"])
         total += 1
-        enough += removed >= 1 / 3
+        enough += removed >= 1 / 2
         print(f"| {seed} | {pre['avg']:.3f} | {mid['avg']:.3f} | {rl['avg']:.3f} | {removed:.0%} | "
               f"{mid['pass_8']:.3f} | {rl['pass_8']:.3f} |")
-    print(f"\nA third or more of the error is removed in {enough} of {total} seeds.\n")
+    print(f"\nHalf or more of the error is removed in {enough} of {total} seeds.\n")
 
 
 def prior_table():

@@ -41,7 +41,9 @@ RL_CURVES = (
 TABLE = (("val_ce", "val CE"), ("val_entropy", "entropy"), ("bits_per_byte", "bits/byte"),
          ("val_head_mass", "head mass"), ("val_tail_mass", "tail mass"), ("avg", "Avg@n"), ("cons", "Cons@n"),
          ("pass_8", "Pass@8"), ("answered", "answered"), ("answer_length", "length"))
-NOT_A_DIFFERENCE = ("name", "runs", "threads", "recipe", "keep", "checkpoint_every", "log_every", "stop_after")
+NOT_A_DIFFERENCE = (  # what does not change a result
+    "name", "runs", "threads", "recipe", "keep", "checkpoint_every", "log_every", "stop_after", "stages", "recompute",
+    "plan", "plan_ranks", "save_batches", "decode_rows", "page_size", "pages", "zero")
 COLORS = ("#2563a8", "#c8501e", "#2e8540", "#8a4fae", "#b0851a", "#1f8f8f", "#b8336a", "#666666")
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 230, 52, 10, 10, 26
 
@@ -259,6 +261,11 @@ def pass_section(runs, evaluations):
 # ----------------------------------------------------------------------------------------------------------
 # tables
 
+def breakable(text):
+    """A name or value that may go on in the next line behind its signs, and nowhere else."""
+    return re.sub(r"([_,=*/:]|\.(?!\d))", r"\1<wbr>", html.escape(text))
+
+
 def with_error(entry, key):
     error = entry.get(key + "_error")
     return text_of(entry.get(key)) + (f' <small>&plusmn; {error:.2g}</small>' if number(error) else "")
@@ -270,7 +277,7 @@ def stage_table(runs):
     for i, run in enumerate(runs):
         for entry in run["evals"]:
             cells = "".join(f"<td>{with_error(entry, key)}</td>" for key, _ in TABLE)
-            rows.append(f'<tr><th>{swatch(i)}{html.escape(run["name"])}</th><th>{html.escape(entry["stage"])}</th>'
+            rows.append(f'<tr><th>{swatch(i)}{breakable(run["name"])}</th><th>{html.escape(entry["stage"])}</th>'
                         f'{cells}</tr>')
     return (f'<section id="stages"><h2>After every stage</h2><div class="wide"><table class="stages"><tr><th>run</th>'
             f'<th>after</th>{head}</tr>{"".join(rows)}</table></div></section>') if rows else ""
@@ -286,14 +293,14 @@ def side_by_side(runs):
         return ""
     keys = list(dict.fromkeys(key for run in runs for key in run["recipe"]))
     differ = [key for key in keys if len({run["recipe"].get(key) for run in runs}) > 1]
-    rows = [(key, [html.escape(run["recipe"].get(key, "-") or '""') for run in runs], "key") for key in differ]
+    rows = [(key, [breakable(run["recipe"].get(key, "-") or '""') for run in runs], "key") for key in differ]
     for stage, title in STAGES:
         after = [next((e for e in run["evals"] if e["stage"] == stage), {}) for run in runs]
         for key, name in TABLE:
             if any(number(entry.get(key)) for entry in after):
                 rows.append((f"{stage}: {name}", [with_error(entry, key) for entry in after], ""))
-    head = "".join(f'<th>{swatch(i)}{html.escape(run["name"])}</th>' for i, run in enumerate(runs))
-    body = "".join(f'<tr class="{kind}"><th>{html.escape(name)}</th>{"".join(f"<td>{c}</td>" for c in cells)}</tr>'
+    head = "".join(f'<th>{swatch(i)}{breakable(run["name"])}</th>' for i, run in enumerate(runs))
+    body = "".join(f'<tr class="{kind}"><th>{breakable(name)}</th>{"".join(f"<td>{c}</td>" for c in cells)}</tr>'
                    for name, cells, kind in rows)
     return (f'<section id="priors"><h2>Priors side by side</h2><p>First the keys in which the recipes differ.</p>'
             f'<div class="wide"><table class="priors"><tr><th></th>{head}</tr>{body}</table></div></section>')
@@ -365,9 +372,10 @@ def main():
             "samples": read_samples(runs, arguments.samples, arguments.longest)}
     page = (pathlib.Path(__file__).parent / "report_page.html").read_text(encoding="utf-8")
     # No "</script>" inside the data may end it.
-    values = {"TITLE": html.escape(", ".join(names)), "LEGEND": legend, "SECTIONS": "".join(sections),
+    heading = names[0] if len(names) == 1 else f"{len(runs)} runs" + f", {len(evaluations)} evaluations" * bool(evaluations)
+    values = {"TITLE": html.escape(", ".join(names)), "HEADING": html.escape(heading), "LEGEND": legend, "SECTIONS": "".join(sections),
               "DATA": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")}
-    page = re.sub("@(TITLE|LEGEND|SECTIONS|DATA)@", lambda match: values[match[1]], page)
+    page = re.sub("@(TITLE|HEADING|LEGEND|SECTIONS|DATA)@", lambda match: values[match[1]], page)
     arguments.output.write_text(page, encoding="utf-8")
 
 

@@ -53,9 +53,26 @@ expect 1 'numbers.shard: byte 666: token 257, the vocabulary is 257' "a token be
 head -c 40 "$work/text.jsonl" >"$work/cut.jsonl"
 expect 1 'cut.jsonl:2' "JSONL that ends in the middle of a line" text_of "$work/cut.jsonl"
 printf '{"text": ""}\n' >"$work/hollow.jsonl"
-expect 1 'hollow.jsonl:1: expected "text"' "a text without a character" text_of "$work/hollow.jsonl"
+expect 1 'hollow.jsonl has no training text' "nothing but texts without a character" text_of "$work/hollow.jsonl"
+printf '{"text": "some"}\n{"text": ""}\n{"text": "more"}\n{"text": ""}\n' >"$work/gaps.jsonl"
+text_of "$work/gaps.jsonl" >"$work/out" 2>&1
+check "between others they are left out" [ $? -eq 0 ]
+check "and counted" grep -q 'gaps.jsonl: 2 empty texts left out' "$work/out"
+rm -rf "$work/bad"
 printf '{"question": "no answer"}\n' >"$work/open.jsonl"
 expect 1 'open.jsonl:1' "RL problem without an answer" train -stages rl -rl.steps 1 -rl.data "$work/open.jsonl"
+rm -rf "$work/bad"
+{
+    printf '{"question": "short", "answer": "1"}\n\n{"question": "%070d", "answer": "1"}\n' 0
+    printf '{"question": "%090d", "answer": "1"}\n' 0
+} >"$work/long.jsonl"
+expect 1 'rl.data: .*long.jsonl:3: a prompt of 71 tokens, max_prompt_tokens is 64' \
+    "an RL prompt that is too long, before the stages in front of it" \
+    train -val_fraction 0 -pretrain.data embedded:sentences -midtrain.data embedded:sentences -rl.data "$work/long.jsonl"
+check "with the length that would do" grep -q 'max_prompt_tokens 91,' "$work/out"
+check "and nothing was made of it" test ! -e "$work/bad"
+expect 1 'eval_problems: .*long.jsonl:3: a prompt of 71 tokens' "a held-out problem that is too long" \
+    train -stages pretrain -pretrain.data embedded:sentences -val_fraction 0 -eval_problems "$work/long.jsonl"
 expect 2 'neither steps nor tokens' "a stage of no length" train -stages pretrain -pretrain.steps 0
 expect 1 'non-finite' "divergence stops after N bad steps" train -stages pretrain -init_std 10 -lr 10 \
     -weight_decay 10 -clip 0 -pretrain.warmup 0 -pretrain.steps 200 -bad_steps 3 -pretrain.batch 2

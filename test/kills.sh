@@ -19,6 +19,20 @@ random() { # below $1, in milliseconds' steps
 }
 started() { grep -c '^memory   at most' "$work/$1.log" 2>/dev/null || true; }
 
+# ended NAME: a rank was killed, and so the job ends. Open MPI 4's launcher itself may wait for ever for a rank that died
+# while the two were connecting: where no rank is left, it is ended.
+ended() {
+    for _ in $(seq 600); do
+        kill -0 $shell 2>/dev/null || return 0
+        sleep 0.1
+    done
+    if pgrep -f -- "^./train -runs $work -name $1 " >/dev/null; then
+        echo "$1: a rank lives on 60 s after another was killed"
+        return 1
+    fi
+    pkill -9 -f -- "^mpirun .* -runs $work -name $1 "
+}
+
 # killed NAME SECONDS STAGES: starts the run and kills it within SECONDS after its start-up. Its exit code.
 killed() {
     before=$(started "$1")
@@ -28,6 +42,7 @@ killed() {
     sleep "$(random "$2")"
     victim=$(pgrep -f -- "^./train -runs $work -name $1 " | shuf -n 1)
     [ -n "$victim" ] && kill -9 "$victim" 2>/dev/null && hit=yes || hit=no
+    [ $hit = no ] || ended "$1" || exit 1
     wait $shell 2>/dev/null
     code=$?
     [ $code -eq 0 ] || [ $hit = yes ] || { tail -5 "$work/$1.log"; echo "$1 ended by itself, exit $code"; exit 1; }

@@ -6,7 +6,7 @@ import pathlib
 import re
 import sys
 
-VOID = {"meta", "input", "br", "line", "polyline", "circle", "link", "img"}
+VOID = {"meta", "input", "br", "line", "polyline", "circle", "link", "img", "wbr"}
 
 
 class Page(html.parser.HTMLParser):

@@ -163,3 +163,19 @@ TEST_CASE("attention: temporary memory grows linearly with the length", "[op][at
     };
     CHECK(peak(4096) < 2.2 * peak(2048));
 }
+
+TEST_CASE("attention: short documents take no more temporary memory than planned",
+          "[op][attention]") {
+    constexpr int64_t N = 2048;
+    for (bool bf16 : {false, true})
+        for (int64_t length : {16, 17, 31, 65, 2048}) {
+            Ctx ctx(Backend::cpu, 2, bf16);
+            Buffer q(ctx.storage(), "q", N, 16), lse(Dtype::f32, "lse", N, 1),
+                out(ctx.storage(), "o", N, 16), start(Dtype::i32, "doc_start", N);
+            for (int64_t n = 0; n < N; n++) start.as<int32_t>()[n] = int32_t(n / length * length);
+            attention_forward(ctx, out.view(), lse.view(), q.view(), q.view(), q.view(),
+                              start.view(), 1, 1);
+            INFO("documents of " << length << (bf16 ? " rows, bf16" : " rows, fp32"));
+            CHECK(ctx.scratch.peak_bytes() <= attention_forward_scratch(ctx, N, 1, 16));
+        }
+}

@@ -406,6 +406,30 @@ TEST_CASE("data: every bad input is one message with its place", "[data]") {
                    "e.jsonl:1: expected a problem"));
 }
 
+TEST_CASE("data: a text without a character is left out and counted", "[data]") {
+    Folder folder;
+    const std::string with =
+        folder.file("with.jsonl",
+                    "{\"text\": \"ab\"}\n{\"text\": \"\"}\n{\"text\": \"c\"}\n{\"text\": \"\"}\n");
+    const std::string without =
+        folder.file("none.jsonl", "{\"text\": \"ab\"}\n{\"text\": \"c\"}\n");
+    const StreamOptions options{5, true, 1, Split::train, 0, true};
+    DataStream some(with, options, kTokenizer), none(without, options, kTokenizer);
+    PackedRows some_rows, none_rows;
+    some.next_rows(2, some_rows);
+    none.next_rows(2, none_rows);
+    CHECK(some_rows.tokens == none_rows.tokens);
+    CHECK(some.left_out() == with + ": 2 empty texts left out");
+    CHECK(none.left_out().empty());
+    const std::string only = folder.file("only.jsonl", "{\"text\": \"\"}\n");
+    CHECK(contains(message_of([&] { DataStream(only, options, kTokenizer); }), "no training text"));
+    CHECK(contains(message_of([&] {
+                       DataStream(folder.file("f.jsonl", "{\"question\": \"\"}\n"), options,
+                                  kTokenizer);
+                   }),
+                   "f.jsonl:1: expected \"text\""));
+}
+
 TEST_CASE("data: odd bytes are data like any other", "[data]") {
     Folder folder;
     std::string text = "no newline at the end \xff\xfe\x80 " + std::string(30000, 'x');

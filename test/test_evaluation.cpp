@@ -161,7 +161,7 @@ TEST_CASE("evaluate: with a prompt per choice the same text is compared behind e
                  {1, 1, {false, false}, {1, 1, 0, 4, {256}, 1, 0}, {4, 16, 0, 0}});
     SampleLog log(comm, "", {}, SampleLog::Others::refused);
     e.run(log);
-    const Json line = log.finish().at({0, 0});
+    const Json line = log.line({0, 0});
     for (size_t c = 0; c < 2; c++) {
         const std::string text = problem.prompts[c] + " broke.";
         Scorer scorer(m.ctx, m.model, int64_t(text.size()));
@@ -197,7 +197,8 @@ TEST_CASE("evaluate: what is interrupted ends in the same bytes, and nothing is 
         Evaluation e = m.evaluation(comm, samples);
         SampleLog log(comm, path, e.fingerprint("model"), SampleLog::Others::refused);
         e.run(log);
-        const std::vector<SetResult> results = e.results(log.finish());
+        log.finish();
+        const std::vector<SetResult> results = e.results(log);
         return std::pair(e.counts(), results_json(results).dump());
     };
     const auto [counts, result] = run(whole, 4);
@@ -264,7 +265,7 @@ TEST_CASE("evaluate: a choice counts by its log-likelihood, as a whole and per b
                  {1, 1, {false, false}, {1, 1, 0, 4, {256}, 1, 0}, {4, 16, 0, 0}});
     SampleLog log(comm, "", {}, SampleLog::Others::refused);
     e.run(log);
-    const Json line = log.finish().at({0, 0});
+    const Json line = log.line({0, 0});
     std::vector<double> normed;
     for (size_t c = 0; c < 3; c++) {
         const std::string text = problem.prompt + " " + problem.choices[c];
@@ -298,15 +299,14 @@ TEST_CASE("evaluate: a problem longer than the model is wrong, the others are an
     Evaluation e = evaluation({long_asked, asked, long_choice, choice});
     SampleLog log(comm, "", {}, SampleLog::Others::refused);
     e.run(log);
-    const std::map<SampleLog::Place, Json>& lines = log.finish();
-    CHECK(lines.size() == 2 + 2 + 1 + 1);
+    CHECK(log.size() == 2 + 2 + 1 + 1);
     for (const SampleLog::Place& place : {SampleLog::Place{0, 0}, {0, 1}, {2, 0}}) {
-        CHECK(lines.at(place)["reason"] == "prompt too long");
-        CHECK(lines.at(place)["right"] == false);
+        CHECK(log.line(place)["reason"] == "prompt too long");
+        CHECK(log.line(place)["right"] == false);
     }
-    CHECK(lines.at({1, 1})["tokens"].get<int>() > 0);
-    CHECK(lines.at({3, 0})["logp"].size() == choice.choices.size());
-    const std::vector<SetResult> results = e.results(lines);
+    CHECK(log.line({1, 1})["tokens"].get<int>() > 0);
+    CHECK(log.line({3, 0})["logp"].size() == choice.choices.size());
+    const std::vector<SetResult> results = e.results(log);
     CHECK(results[0].too_long == 2);
     CHECK(results[0].sampled->problems == 2);
     CHECK(results_json(results)["set"]["too_long"] == 2);
@@ -316,7 +316,7 @@ TEST_CASE("evaluate: a problem longer than the model is wrong, the others are an
     Evaluation fits = evaluation({long_asked});
     SampleLog one(comm, "", {}, SampleLog::Others::refused);
     fits.run(one);
-    CHECK(fits.results(one.finish())[0].too_long == 0);
+    CHECK(fits.results(one)[0].too_long == 0);
 
     long_asked.prompt += "x";
     Evaluation none = evaluation({long_asked});

@@ -1,10 +1,14 @@
 // Every op case through every mode (test/op_case.h), on the CPU and through the kernels.
 #include "llmc/device/buffer.h"
+#include "llmc/device/parallel.h"
 #include "llmc/ops/attention.h"
 #include "llmc/ops/embed.h"
 #include "llmc/ops/norm.h"
 #include "test/catch.h"
 #include "test/op_case.h"
+
+#include <atomic>
+#include <omp.h>
 
 template <class Check> static void for_cases(const Check& check) {
     for (const OpCase& op : all_op_cases())
@@ -63,6 +67,26 @@ template <class Check> static void for_kernels(int schedules, const Check& check
             }
         return faults;
     });
+}
+
+TEST_CASE("parallel: of ranges of unequal cost every item is done once, by a thread there is",
+          "[op][cpu]") {
+    const int before = omp_get_max_threads();
+    for (int threads : {1, 2, 5})
+        for (int64_t count : {0, 1, 3, 64, 257}) {
+            omp_set_num_threads(threads);
+            std::vector<std::atomic<int>> done(count);
+            std::atomic<int> strangers = 0;
+            std::atomic<int64_t> work = 0;
+            parallel_for_ranges(count, [&](int64_t i, int thread) {
+                for (int64_t n = 0; n < (i < count / 2 ? 2000 : 1); n++) work += n;
+                strangers += thread < 0 || thread >= threads;
+                done[i]++;
+            });
+            for (const std::atomic<int>& times : done) CHECK(times == 1);
+            CHECK(strangers == 0);
+        }
+    omp_set_num_threads(before);
 }
 
 TEST_CASE("ops: kernels match the double reference under every schedule", "[op][simt]") {

@@ -235,8 +235,9 @@ TEST_CASE("train: a KL term holds the policy near the weights the stage began wi
 
 TEST_CASE("train: the KL term's reference is there when nothing was learnt before the first stop",
           "[train]") {
-    const std::vector<std::string> flags = {"-rl.kl",         "0.1", "-rl.data",  "embedded:chains",
-                                            "-rl.max_rounds", "1",   "-rl.steps", "2"};
+    const std::vector<std::string> flags = {
+        "-rl.kl", "0.1",       "-rl.data", "embedded:chains",    "-rl.max_rounds",
+        "1",      "-rl.steps", "2",        "-max_prompt_tokens", "128"};
     ShortRun run(flags); // no group is kept: the model knows no chains
     CHECK(run.steps.back()["kept_groups"].get<int>() == 0);
     CHECK(path_exists(run.runs + "/run/reference/model.safetensors"));
@@ -278,7 +279,8 @@ TEST_CASE("train: every RL step has every metric", "[train]") {
 
 TEST_CASE("train: an RL step without a kept group changes nothing and reports no loss", "[train]") {
     ShortRun run({"-rl.data", "embedded:chains", "-rl.max_rounds", "1", "-rl.steps", "1",
-                  "-rl.max_new_tokens", "2"}); // too short for any \boxed{}
+                  "-max_prompt_tokens", "128", "-rl.max_new_tokens",
+                  "2"}); // too short for any \boxed{}
     const Json& step = run.steps.back();
     CHECK(step["kept_groups"].get<int>() == 0);
     CHECK(step["reward"].get<double>() == 0);

@@ -92,9 +92,13 @@ void fsync_directory(const std::string& path) {
 }
 
 void write_file_atomic(const std::string& path, const std::string& content) {
+    write_file_atomic(path, [&](FileWriter& file) { file.write(content.data(), content.size()); });
+}
+
+void write_file_atomic(const std::string& path, const std::function<void(FileWriter&)>& write) {
     std::string temporary = path + ".tmp";
     FileWriter writer(temporary);
-    writer.write(content.data(), content.size());
+    write(writer);
     writer.finish();
     if (rename(temporary.c_str(), path.c_str()) != 0) io_error("cannot rename to", path);
     fsync_directory(fs::path(path).parent_path().string());

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,9 @@ class FileWriter {
     int fd_;
     void* hash_state_;
 };
+
+// The same as above for what is not in memory in one piece.
+void write_file_atomic(const std::string& path, const std::function<void(FileWriter&)>& write);
 
 // A read-only memory map.
 class MappedFile {

@@ -209,6 +209,7 @@ ProblemSet::ProblemSet(const std::string& spec, Split split, double val_fraction
             in_validation(problem.prompt, val_fraction) != (split == Split::validation))
             continue;
         if (problem.id.empty()) problem.id = format("line%d", line_number);
+        problem.where = where;
         problems_.push_back(std::move(problem));
     }
     size_ = int64_t(problems_.size());

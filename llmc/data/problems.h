@@ -16,6 +16,7 @@ struct Problem {
     std::string metric = {}; // how an answer is judged, see kMetrics; "" = as the run says
     std::vector<std::string> prompts = {}; // multiple choice: one prompt per choice
     std::vector<std::string> stop = {};    // texts that end an answer
+    std::string where = {};                // file:line; empty = generated
 };
 
 // boxed, lenient   the value of the last \boxed{}, or failing that of "Answer:", "####", ...

@@ -137,6 +137,7 @@ class FileSource : public Source {
 
     // Text documents are in the split their hash says.
     void add_document(const std::string& text, size_t prompt_bytes) {
+        left_out_ += text.empty();
         if (!text.empty() && in_validation(text, val_fraction_) == (split_ == Split::validation))
             items_.push_back({store(text), text.size(), 0, prompt_bytes, true});
     }
@@ -162,6 +163,7 @@ class FileSource : public Source {
     }
 
     int64_t size() const override { return int64_t(items_.size()) + shards_.size(); }
+    int64_t left_out() const override { return left_out_; }
     Document document(int64_t index) const override {
         if (index >= int64_t(items_.size())) {
             Document document = shards_.document(index - int64_t(items_.size()));
@@ -195,6 +197,7 @@ class FileSource : public Source {
     std::string memory_;
     std::vector<Item> items_;
     ShardDocuments shards_;
+    int64_t left_out_ = 0;
 };
 
 void add_file(FileSource& source, const std::string& path, bool alone) {
@@ -266,7 +269,8 @@ JsonlRow parse_jsonl_row(const std::string& line, const std::string& where) {
         const size_t mark = row.answer.rfind("#### ");
         if (mark != std::string::npos) row.answer = trim_text(row.answer.substr(mark + 5));
     }
-    if (row.text.empty())
+    const bool no_document = row.prompt.empty() && json.contains("text"); // corpora have such
+    if (row.text.empty() && !no_document)
         fatal(where + ": expected \"text\", or \"question\"/\"prompt\" with \"answer\"",
               "rename the fields or convert the file");
     return row;
@@ -291,7 +295,7 @@ std::unique_ptr<Source> open_source(const std::string& spec, const Tokenizer& to
         fatal("data: " + spec + " has no " + (split == Split::train ? "training" : "validation") +
                   " text",
               split == Split::train
-                  ? "is it empty? A folder needs .txt, .jsonl or .shard files"
+                  ? "is it empty, or are its texts? A folder needs .txt, .jsonl or .shard files"
                   : "it is too small for val_fraction; raise that or give -val_data");
     return source;
 }

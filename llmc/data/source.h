@@ -22,6 +22,7 @@ class Source {
     virtual ~Source() = default;
     virtual int64_t size() const = 0; // documents; 0 = endless
     virtual Document document(int64_t index) const = 0;
+    virtual int64_t left_out() const { return 0; } // texts without a character, which are none
 };
 
 // fatal() says what the spec, file or line should be. `seed` moves generated documents, not files.
@@ -30,7 +31,8 @@ std::unique_ptr<Source> open_source(const std::string& spec, const Tokenizer& to
 
 // A document or problem of one JSONL line; `where` names it in messages.
 struct JsonlRow {
-    std::string text, prompt, answer, id; // text = prompt + worked answer where it is a problem
+    std::string text, prompt, answer, id; // text = prompt + worked answer where it is a problem;
+                                          // empty where the line's "text" is
 };
 JsonlRow parse_jsonl_row(const std::string& line, const std::string& where);
 

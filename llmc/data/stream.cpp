@@ -59,6 +59,15 @@ DataStream::DataStream(const std::string& spec, const StreamOptions& options,
     }
 }
 
+std::string DataStream::left_out() const {
+    std::string note;
+    for (const Part& part : parts_)
+        if (part.source->left_out() > 0)
+            note += format("%s%s: %ld empty texts left out", note.empty() ? "" : "; ",
+                           part.spec.c_str(), long(part.source->left_out()));
+    return note;
+}
+
 // Files are read in another order every epoch, which is a function of the seed and the epoch.
 int64_t DataStream::document_index(size_t part, int64_t visit) const {
     const int64_t size = parts_[part].source->size();

@@ -38,6 +38,7 @@ class DataStream {
     DataStream(const std::string& spec, const StreamOptions& options, const Tokenizer& tokenizer);
 
     void next_rows(int64_t B, PackedRows& rows);
+    std::string left_out() const; // a note on empty texts, where there were any
 
     // What was read so far: small, and enough to go on exactly.
     Json state() const;

@@ -81,10 +81,11 @@ template <class T> struct Product {
         for (int r = 0; r < kRows; r++) rows[r] = a + (index ? index[i + r] : i + r) * lda;
         const T* b = panels + panel * k * kPanel;
         constexpr int kVectors = kPanels * kPanel / kLanes;
-        Vf total[kRows][kVectors] = {};
-        for (int64_t begin = 0; begin < k; begin += sum) {
+        auto chain = [&](Vf(&out)[kRows][kVectors], int64_t begin) {
             const int64_t end = std::min(k, begin + sum);
-            Vf chain[kRows][kVectors] = {};
+            Vf sums[kRows][kVectors];
+            for (int r = 0; r < kRows; r++)
+                for (int j = 0; j < kVectors; j++) sums[r][j] = Vf{};
             for (int64_t p = begin; p < end; p += S::kTerms) {
                 typename S::Values line[kVectors];
                 for (int j = 0; j < kVectors; j++)
@@ -93,12 +94,18 @@ template <class T> struct Product {
                 for (int r = 0; r < kRows; r++) {
                     const typename S::Values value = S::column(rows[r] + p);
                     for (int j = 0; j < kVectors; j++)
-                        chain[r][j] = S::add(chain[r][j], value, line[j]);
+                        sums[r][j] = S::add(sums[r][j], value, line[j]);
                 }
             }
             for (int r = 0; r < kRows; r++)
-                for (int j = 0; j < kVectors; j++)
-                    total[r][j] = begin == 0 ? chain[r][j] : total[r][j] + chain[r][j];
+                for (int j = 0; j < kVectors; j++) out[r][j] = sums[r][j];
+        };
+        Vf total[kRows][kVectors], next[kRows][kVectors];
+        chain(total, 0);
+        for (int64_t begin = sum; begin < k; begin += sum) {
+            chain(next, begin);
+            for (int r = 0; r < kRows; r++)
+                for (int j = 0; j < kVectors; j++) total[r][j] += next[r][j];
         }
         with_real(c.dtype, [&](auto x) {
             using C = decltype(x);

@@ -24,6 +24,8 @@ constexpr int kTileColumns = 2 * kLanes; // columns of one packed panel
 namespace tile_detail {
 typedef uint32_t Vp __attribute__((vector_size(64))); // 16 pairs
 
+constexpr int kSecondLevel = 2; // the cache that is prefetched into
+
 inline Vf load_b(const float* p) { return load(p); }
 inline Vf load_b(const float* p, int count) { return load_tail(p, count, 0.0f); }
 inline Vf load_b(const bf16* p) { return load(p); }
@@ -69,7 +71,7 @@ inline Vf multiply_add(Vf sum, Vp a, Vp b) {
 // rows x (vectors * 16) block of C, a at (row, p) = a[row * a_row + p * a_col].
 template <int kRows, int kVectors, class A, class B>
 inline void block(int k, const A* a, ptrdiff_t a_row, ptrdiff_t a_col, const B* b, ptrdiff_t ldb,
-                  float* c, ptrdiff_t ldc, bool accumulate) {
+                  float* c, ptrdiff_t ldc, bool accumulate, const B* ahead) {
     Vf sum[kRows][kVectors];
     for (int i = 0; i < kRows; i++)
         for (int j = 0; j < kVectors; j++)
@@ -77,6 +79,9 @@ inline void block(int k, const A* a, ptrdiff_t a_row, ptrdiff_t a_col, const B* 
     for (int p = 0; p < k; p++) {
         decltype(load_b(b)) row[kVectors];
         for (int j = 0; j < kVectors; j++) row[j] = load_b(b + p * ldb + j * kLanes);
+        if (ahead)
+            for (int j = 0; j < kVectors; j++)
+                __builtin_prefetch(ahead + p * ldb + j * kLanes, 0, kSecondLevel);
         for (int i = 0; i < kRows; i++) {
             const auto value = splat_a(a + i * a_row + p * a_col);
             for (int j = 0; j < kVectors; j++) sum[i][j] = multiply_add(sum[i][j], value, row[j]);
@@ -98,16 +103,17 @@ inline void tail(int k, int n, const A* a, ptrdiff_t a_col, const B* b, ptrdiff_
 
 template <int kRows, class A, class B>
 inline void rows(int n, int k, const A* a, ptrdiff_t a_row, ptrdiff_t a_col, const B* b,
-                 ptrdiff_t ldb, float* c, ptrdiff_t ldc, bool accumulate) {
+                 ptrdiff_t ldb, float* c, ptrdiff_t ldc, bool accumulate, const B* ahead) {
     int j = 0;
+    auto next = [&] { return ahead ? ahead + j : nullptr; };
     // Few rows: more columns at a time, or the multiply-adds wait for each other.
     if constexpr (kRows <= 2)
         for (; j + 4 * kLanes <= n; j += 4 * kLanes)
-            block<kRows, 4>(k, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
+            block<kRows, 4>(k, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate, next());
     for (; j + 2 * kLanes <= n; j += 2 * kLanes)
-        block<kRows, 2>(k, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
+        block<kRows, 2>(k, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate, next());
     for (; j + kLanes <= n; j += kLanes)
-        block<kRows, 1>(k, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
+        block<kRows, 1>(k, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate, next());
     if (j < n)
         for (int i = 0; i < kRows; i++)
             tail(k, n - j, a + i * a_row, a_col, b + j, ldb, c + i * ldc + j, accumulate);
@@ -117,22 +123,31 @@ inline void rows(int n, int k, const A* a, ptrdiff_t a_row, ptrdiff_t a_col, con
 enum class TileStore { overwrite, accumulate };
 
 // A (m, k) with any strides (a_row, a_col), B (k, n) and C (m, n) row-major with ldb, ldc.
+// `ahead`: where the B of a later product lies, with the same ldb, or null. It is fetched line by
+// line beside this one's, so that memory is read while there is something to compute.
 template <class A, class B>
-inline void tile_gemm(int m, int n, int k, const A* a, ptrdiff_t a_row, ptrdiff_t a_col, const B* b,
-                      ptrdiff_t ldb, float* c, ptrdiff_t ldc, TileStore mode) {
+inline void tile_gemm_ahead(int m, int n, int k, const A* a, ptrdiff_t a_row, ptrdiff_t a_col,
+                            const B* b, ptrdiff_t ldb, float* c, ptrdiff_t ldc, TileStore mode,
+                            const B* ahead) {
     bool accumulate = mode == TileStore::accumulate;
     int i = 0;
     for (; i + kTileRows <= m; i += kTileRows)
         tile_detail::rows<kTileRows>(n, k, a + i * a_row, a_row, a_col, b, ldb, c + i * ldc, ldc,
-                                     accumulate);
+                                     accumulate, i == 0 ? ahead : nullptr);
     auto rest = [&](auto rows) {
         for (; i + rows.value <= m; i += rows.value)
             tile_detail::rows<rows.value>(n, k, a + i * a_row, a_row, a_col, b, ldb, c + i * ldc,
-                                          ldc, accumulate);
+                                          ldc, accumulate, i == 0 ? ahead : nullptr);
     };
     if constexpr (kTileRows > 4) rest(std::integral_constant<int, 4>());
     if constexpr (kTileRows > 2) rest(std::integral_constant<int, 2>());
     rest(std::integral_constant<int, 1>());
+}
+
+template <class A, class B>
+inline void tile_gemm(int m, int n, int k, const A* a, ptrdiff_t a_row, ptrdiff_t a_col, const B* b,
+                      ptrdiff_t ldb, float* c, ptrdiff_t ldc, TileStore mode) {
+    tile_gemm_ahead(m, n, k, a, a_row, a_col, b, ldb, c, ldc, mode, static_cast<const B*>(nullptr));
 }
 
 // Rows `even` and `odd` side by side, rounded: 16 pairs along the rows.

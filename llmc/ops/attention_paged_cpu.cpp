@@ -37,6 +37,7 @@ template <class T> struct PagedHead {
     const int32_t* pages;
     int page_size, D;
     int64_t page_stride; // HKV * D * page_size
+    int length;          // positions
 
     // Calls use(first, count, page, line) for the runs of block b's `keys` positions that lie in
     // one page.
@@ -49,21 +50,37 @@ template <class T> struct PagedHead {
         }
     }
 
-    // The tile's next block. Scores are computed up to a whole vector where the page has room:
-    // whatever lies behind the last key, the softmax leaves it out.
-    void attend(Tile& tile, int b, float* scores) const {
+    // The tile's block b. Scores are computed up to a whole vector where the page has room:
+    // whatever lies behind the last key, the softmax leaves it out. Meanwhile what is met next is
+    // fetched: the block behind it, or the first one of the head `next` (null: nothing).
+    void attend(Tile& tile, int b, float* scores, const PagedHead* next) const {
         const int keys_here = tile.keys_of_block(b);
+        const bool last = b + 1 == tile.blocks();
+        const PagedHead* then = last ? next : this;
+        // The memory of what is `first` positions into it, by its page and the line there.
+        auto ahead = [&](int first, auto&& place) -> const T* {
+            const int position = (last ? 0 : (b + 1) * kKeys) + first;
+            if (!then || position >= then->length) return nullptr;
+            return place(then->pages[position / page_size] * page_stride, position % page_size);
+        };
         each_run(b, keys_here, [&](int first, int count, int64_t page, int line) {
             const int columns =
                 std::min({padded_keys(count), page_size - line, padded_keys(keys_here) - first});
-            tile_gemm(tile.rows, columns, D, tile.q, tile.q_ld, 1, keys + page + line, page_size,
-                      scores + first, kKeys, TileStore::overwrite); // (X1)
+            const T* keys_ahead =
+                ahead(first, [&](int64_t page, int line) { return then->keys + page + line; });
+            tile_gemm_ahead(tile.rows, columns, D, tile.q, tile.q_ld, 1, keys + page + line,
+                            page_size, scores + first, kKeys, TileStore::overwrite,
+                            keys_ahead); // (X1)
         });
         softmax_block(tile, b, D, scores);
         each_run(b, keys_here, [&](int first, int count, int64_t page, int line) {
-            tile_gemm(tile.rows, D, count, scores + first, kKeys, 1,
-                      values + page + int64_t(line) * D, D, tile.sum_values, D,
-                      b + first == 0 ? TileStore::overwrite : TileStore::accumulate); // (X3)
+            const T* values_ahead = ahead(first, [&](int64_t page, int line) {
+                return then->values + page + int64_t(line) * D;
+            });
+            tile_gemm_ahead(tile.rows, D, count, scores + first, kKeys, 1,
+                            values + page + int64_t(line) * D, D, tile.sum_values, D,
+                            b + first == 0 ? TileStore::overwrite : TileStore::accumulate,
+                            values_ahead); // (X3)
         });
     }
 };
@@ -73,6 +90,7 @@ template <class T> struct Job {
     const int32_t *sequence, *length;
     int heads, kv_heads, D;
 
+    // Of the sequence of query n, as far as that one sees it.
     PagedHead<T> head(int64_t n, int h) const {
         const int page_size = int(k_pages.shape[2]);
         const int64_t begin = int64_t(h) * D * page_size;
@@ -81,17 +99,18 @@ template <class T> struct Job {
                 page_table.as<int32_t>() + sequence[n] * page_table.ld,
                 page_size,
                 D,
-                k_pages.ld};
+                k_pages.ld,
+                length[n]};
     }
-    void decode(int64_t n, int h, float* memory);
+    void decode(int64_t n, int h, const PagedHead<T>& next, float* memory);
     void prefill(const QueryRun& run, int h, float* memory);
 };
 
 // memory: scores, a tile of queries, one of sums
 constexpr int64_t room_of(int D) { return kQueries * (kKeys + 2 * int64_t(D)); }
 
-// Key/value head h of query n.
-template <class T> void Job<T>::decode(int64_t n, int h, float* memory) {
+// Key/value head h of query n; `next` comes afterwards.
+template <class T> void Job<T>::decode(int64_t n, int h, const PagedHead<T>& next, float* memory) {
     const int group = heads / kv_heads;
     const PagedHead<T> pages = head(n, h);
     float *scores = memory, *queries = scores + kQueries * kKeys;
@@ -100,7 +119,7 @@ template <class T> void Job<T>::decode(int64_t n, int h, float* memory) {
         const int rows = std::min(kQueries, (h + 1) * group - i);
         Tile tile(as_floats(q.as<T>() + n * q.ld + i * D, rows * D, queries), D, rows, sum_values);
         std::fill_n(tile.last, rows, length[n] - 1);
-        for (int b = 0; b < tile.blocks(); b++) pages.attend(tile, b, scores);
+        for (int b = 0; b < tile.blocks(); b++) pages.attend(tile, b, scores, &next);
         write_rows(tile, D, out.as<T>() + n * out.ld + i * D, D, nullptr, 0);
     }
 }
@@ -108,7 +127,7 @@ template <class T> void Job<T>::decode(int64_t n, int h, float* memory) {
 // Key/value head h of a run.
 template <class T> void Job<T>::prefill(const QueryRun& run, int h, float* memory) {
     const int group = heads / kv_heads;
-    const PagedHead<T> pages = head(run.begin, h);
+    const PagedHead<T> pages = head(run.end - 1, h);
     float *scores = memory, *queries = scores + kQueries * kKeys;
     float* sum_values = queries + kQueries * D;
     for (int64_t n = run.begin; n < run.end;) {
@@ -121,7 +140,7 @@ template <class T> void Job<T>::prefill(const QueryRun& run, int h, float* memor
                 float_block(q.as<T>() + n * q.ld + i * D, q.ld, rows, D, queries);
             Tile tile(block.data, block.ld, rows, sum_values);
             for (int r = 0; r < rows; r++) tile.last[r] = length[n + r] - 1;
-            for (int b = 0; b < tile.blocks(); b++) pages.attend(tile, b, scores);
+            for (int b = 0; b < tile.blocks(); b++) pages.attend(tile, b, scores, nullptr);
             write_rows(tile, D, out.as<T>() + n * out.ld + i * D, out.ld, nullptr, 0);
         }
         n += rows;
@@ -135,12 +154,21 @@ template <class T> void forward_pages(Ctx& ctx, Job<T> job) {
     ScratchFrame frame(ctx.scratch);
     float* memory = ctx.scratch.alloc_of<float>(room * omp_get_max_threads());
     const int parts = runs.size() < kFewRuns ? job.kv_heads : 1;
-    parallel_for_dynamic(int64_t(runs.size()) * parts, [&](int64_t task, int thread) {
-        const QueryRun& run = runs[task / parts];
-        const int h0 = int(task % parts) * (job.kv_heads / parts);
-        for (int h = h0; h < h0 + job.kv_heads / parts; h++)
-            if (run.end - run.begin == 1) job.decode(run.begin, h, memory + thread * room);
-            else job.prefill(run, h, memory + thread * room);
+    const int64_t heads_of_task = job.kv_heads / parts;
+    parallel_for_ranges(int64_t(runs.size()) * parts, [&](int64_t task, int thread) {
+        float* own = memory + thread * room;
+        for (int64_t i = task * heads_of_task; i < (task + 1) * heads_of_task; i++) {
+            const QueryRun& run = runs[i / job.kv_heads];
+            const int h = int(i % job.kv_heads);
+            if (run.end - run.begin > 1) {
+                job.prefill(run, h, own);
+                continue;
+            }
+            const int64_t after = std::min(i + 1, int64_t(runs.size()) * job.kv_heads - 1);
+            const PagedHead<T> next =
+                job.head(runs[after / job.kv_heads].begin, int(after % job.kv_heads));
+            job.decode(run.begin, h, next, own);
+        }
     });
 }
 

@@ -220,14 +220,14 @@ void Evaluation::choose(SampleLog& log) {
 }
 
 SetResult Evaluation::result_of(const std::string& name, const std::vector<int64_t>& items,
-                                const std::map<SampleLog::Place, Json>& lines) const {
+                                const SampleLog& log) const {
     SetResult result{name, {}, {}, 0};
     std::vector<Problem> problems;
     std::vector<Outcome> outcomes;
     std::vector<double> right, right_norm;
     for (int64_t i : items) {
         const Problem& problem = *items_[size_t(i)].problem;
-        const Json& line = lines.at({i, 0});
+        const Json line = log.line({i, 0});
         result.too_long += line.value("reason", "") == kTooLong;
         if (!problem.choices.empty()) {
             right.push_back(line.at("right").get<bool>());
@@ -236,7 +236,7 @@ SetResult Evaluation::result_of(const std::string& name, const std::vector<int64
         }
         problems.push_back(problem);
         for (int sample = 0; sample < settings_.samples; sample++)
-            outcomes.push_back(outcome_of_line(lines.at({i, sample})));
+            outcomes.push_back(outcome_of_line(log.line({i, sample})));
     }
     if (!problems.empty())
         result.sampled = summarize_outcomes(problems, outcomes, settings_.samples, settings_.k);
@@ -244,17 +244,17 @@ SetResult Evaluation::result_of(const std::string& name, const std::vector<int64
     return result;
 }
 
-std::vector<SetResult> Evaluation::results(const std::map<SampleLog::Place, Json>& lines) const {
+std::vector<SetResult> Evaluation::results(const SampleLog& log) const {
     std::vector<SetResult> results;
     std::vector<int64_t> all;
     for (size_t s = 0; s < sets_.size(); s++) {
         std::vector<int64_t> items;
         for (size_t i = 0; i < items_.size(); i++)
             if (items_[i].set == s) items.push_back(int64_t(i));
-        results.push_back(result_of(sets_[s].name, items, lines));
+        results.push_back(result_of(sets_[s].name, items, log));
         all.insert(all.end(), items.begin(), items.end());
     }
-    if (sets_.size() > 1) results.push_back(result_of("all", all, lines));
+    if (sets_.size() > 1) results.push_back(result_of("all", all, log));
     return results;
 }
 

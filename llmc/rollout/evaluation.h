@@ -36,7 +36,7 @@ class Evaluation {
     // is wrong unasked, with the reason kTooLong.
     void run(SampleLog& log);
     // One per data set, and with several "all": their problems together.
-    std::vector<SetResult> results(const std::map<SampleLog::Place, Json>& lines) const;
+    std::vector<SetResult> results(const SampleLog& log) const;
     EngineCounts counts() const { return counts_; }
 
   private:
@@ -49,7 +49,7 @@ class Evaluation {
     void answer(SampleLog& log);
     void choose(SampleLog& log);
     SetResult result_of(const std::string& name, const std::vector<int64_t>& items,
-                        const std::map<SampleLog::Place, Json>& lines) const;
+                        const SampleLog& log) const;
 
     Comm& comm_;
     Ctx& ctx_;

@@ -72,15 +72,15 @@ bool SampleLog::read(const std::string& path, Others others) {
             return false;
         }
         const Json json = json_parse(line, format("%s:%d", path.c_str(), number));
-        lines_.emplace(place_of(json), json);
+        lines_.emplace(place_of(json), line + "\n");
     }
     return true;
 }
 
 void SampleLog::append(const Json& line) {
-    const std::string text = json_line(line);
     // What counts is what a resumed run reads back: bytes that are not UTF-8 are replaced in both.
-    lines_.emplace(place_of(line), Json::parse(text));
+    const std::string text = json_line(line);
+    lines_.emplace(place_of(line), text);
     if (comm_.size() > 1) unshared_ += text;
     for (size_t done = 0; fd_ >= 0 && done < text.size();) {
         const ssize_t n = ::write(fd_, text.data() + done, text.size() - done);
@@ -95,18 +95,15 @@ void SampleLog::share() {
     if (comm_.size() == 1) return;
     for (const std::string& lines : comm_.gather(std::exchange(unshared_, "")))
         for (const std::string& line : split_text(lines, '\n'))
-            if (!line.empty()) {
-                const Json json = Json::parse(line);
-                lines_.emplace(place_of(json), json);
-            }
+            if (!line.empty()) lines_.emplace(place_of(Json::parse(line)), line + "\n");
 }
 
-const std::map<SampleLog::Place, Json>& SampleLog::finish() {
+void SampleLog::finish() {
     share();
-    if (path_.empty() || !comm_.root()) return lines_;
-    std::string text = header_;
-    for (const auto& [place, line] : lines_) text += json_line(line);
-    write_file_atomic(path_, text);
+    if (path_.empty() || !comm_.root()) return;
+    write_file_atomic(path_, [&](FileWriter& file) {
+        file.write(header_.data(), header_.size());
+        for (const auto& [place, line] : lines_) file.write(line.data(), line.size());
+    });
     for (const std::string& part : part_files(path_)) remove_all(part);
-    return lines_;
 }

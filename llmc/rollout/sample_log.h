@@ -23,7 +23,7 @@ class SampleLog {
     SampleLog(const SampleLog&) = delete;
 
     bool has(const Place& place) const { return lines_.count(place) > 0; }
-    const Json& line(const Place& place) const { return lines_.at(place); }
+    Json line(const Place& place) const { return Json::parse(lines_.at(place)); }
     size_t size() const { return lines_.size(); }
     const std::string& path() const { return path_; }
     // Line with "problem" and "sample"; on disk, but for the last of the file system's own delay,
@@ -31,8 +31,8 @@ class SampleLog {
     void append(const Json& line);
     // Afterwards every rank has the lines of all.
     void share();
-    // share(); the root writes PATH and removes the parts. Lines of all ranks by place.
-    const std::map<Place, Json>& finish();
+    // share(); the root writes PATH and removes the parts.
+    void finish();
 
   private:
     bool read(const std::string& path, Others others); // false: of other settings
@@ -40,5 +40,5 @@ class SampleLog {
     std::string unshared_; // lines the other ranks do not have
     const std::string path_, header_;
     int fd_ = -1;
-    std::map<Place, Json> lines_;
+    std::map<Place, std::string> lines_; // as in the file: parsed they take four times the memory
 };

@@ -27,6 +27,10 @@ MicroBatch text_rows(PackedRows packed);
 // `room` rows (one longer document is one micro-batch). The parts are about equal and make up the
 // whole. Any member of `rows` but tokens may be empty.
 std::vector<MicroBatch> cut_rows(const MicroBatch& rows, int part, int parts, int64_t room);
+// Most rows that one of the parts of N rows has where no document is longer than `longest`.
+inline int64_t part_rows(int64_t N, int parts, int64_t longest) {
+    return parts == 1 ? N : std::min(N, N / parts + longest);
+}
 
 // Index and weight tensors of a micro-batch in the dtype of `ctx`; reused from call to call.
 class MicroBatchViews {

@@ -122,14 +122,13 @@ RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer, Comm& comm)
         if (stage == "rl") {
             shape.samples = true;
             if (recipe.real("rl", "kl") > 0)
-                shape.reference_rows = padded_pass_rows(rl_pass_rows(recipe));
-            rows = std::max(rows, rl_pass_rows(recipe));
+                shape.reference_rows = padded_pass_rows(rl_pass_rows(recipe, comm.size()));
+            rows = std::max(rows, rl_pass_rows(recipe, comm.size()));
             continue;
         }
-        const int64_t context = recipe.integer(stage, "context");
-        const int64_t batch = recipe.integer(stage, "batch");
-        rows = std::max(rows, rows_at_a_time(recipe, context, batch) * context);
-        shape.config.max_positions = std::max(shape.config.max_positions, int(context));
+        rows = std::max(rows, text_pass_rows(recipe, stage, comm.size()));
+        shape.config.max_positions =
+            std::max(shape.config.max_positions, int(recipe.integer(stage, "context")));
     }
     shape.config.max_positions = std::max(shape.config.max_positions, shape.engine.longest);
     shape.pass = {padded_pass_rows(rows), recipe.integer("", "loss_rows"), true,

@@ -9,6 +9,41 @@
 #include <chrono>
 #include <filesystem>
 
+void check_prompts(const Recipe& recipe, const Tokenizer& tokenizer,
+                   const std::vector<std::string>& stages) {
+    const size_t most = size_t(recipe.integer("", "max_prompt_tokens"));
+    const double val_fraction = recipe.real("", "val_fraction");
+    auto check = [&](const ProblemSet& set, const char* key, int64_t count) {
+        std::string where;
+        size_t found = 0, longest = 0;
+        for (const Problem& problem : set.first(count)) {
+            const size_t tokens = tokenizer.encode_start(problem.prompt).size();
+            if (tokens > most && where.empty()) {
+                where = problem.where.empty() ? problem.id : problem.where;
+                found = tokens;
+            }
+            longest = std::max(longest, tokens);
+        }
+        if (!where.empty())
+            fatal(
+                format("%s: %s: a prompt of %zu tokens, max_prompt_tokens is %zu", key,
+                       where.c_str(), found, most),
+                format("set -max_prompt_tokens %zu, which all of them fit into, or leave the long "
+                       "ones out",
+                       longest));
+    };
+    constexpr int64_t kGenerated = 1000; // of a source that has no end
+    if (std::find(stages.begin(), stages.end(), "rl") != stages.end()) {
+        const ProblemSet set(recipe.text("rl", "data"), Split::train, val_fraction,
+                             uint64_t(recipe.integer("", "seed")));
+        check(set, "rl.data", set.size() > 0 ? set.size() : kGenerated);
+    }
+    const std::string source = recipe.text("", "eval_problems");
+    if (!source.empty())
+        check(ProblemSet(source, Split::validation, val_fraction, 0), "eval_problems",
+              recipe.integer("", "eval_count"));
+}
+
 int longest_sequence(const Recipe& recipe) {
     const int64_t answer = std::max({recipe.integer("rl", "max_new_tokens"),
                                      recipe.integer("rl", "max_new_tokens_late"),
@@ -21,10 +56,11 @@ EngineSettings engine_settings(const Recipe& recipe) {
             longest_sequence(recipe), int(recipe.integer("", "pages"))};
 }
 
-int64_t rl_pass_rows(const Recipe& recipe) {
+int64_t rl_pass_rows(const Recipe& recipe, int ranks) {
     const int64_t longest = longest_sequence(recipe),
                   answers = recipe.integer("rl", "groups") * recipe.integer("rl", "group_size");
-    return std::max(longest, std::min(recipe.integer("", "pass_rows"), answers * longest));
+    return std::max(longest, std::min(recipe.integer("", "pass_rows"),
+                                      part_rows(answers * longest, ranks, longest)));
 }
 
 RlStage::RlStage(const Recipe& recipe, Ctx& ctx, Comm& comm, const Model& model,
@@ -253,10 +289,10 @@ void RlStage::pack(const std::vector<Group>& groups, StageBatch& batch) const {
 void RlStage::make_reference(int64_t step) {
     const std::string folder = run_ + "/reference";
     reference_ = std::make_unique<Model>(ctx_, model_.config);
-    reference_pass_ =
-        std::make_unique<TrainPass>(ctx_, *reference_,
-                                    PassSettings{padded_pass_rows(rl_pass_rows(recipe_)),
-                                                 recipe_.integer("", "loss_rows"), false, false});
+    reference_pass_ = std::make_unique<TrainPass>(
+        ctx_, *reference_,
+        PassSettings{padded_pass_rows(rl_pass_rows(recipe_, comm_.size())),
+                     recipe_.integer("", "loss_rows"), false, false});
     reference_->set_rope_base(rope_base);
     if (step > 0) return load_weights(*reference_, folder);
     copy_tensor(ctx_, reference_->weights.flat(), model_.weights.flat());

@@ -54,10 +54,14 @@ class RlStage : public Stage {
     std::vector<std::vector<Group>> pending_; // parts not yet given out, the last one first
 };
 
+// Stops at the first problem of RL, if that is one of `stages`, or of the evaluation whose prompt
+// is longer than max_prompt_tokens. Of generated problems, which do not end, it looks at some.
+void check_prompts(const Recipe& recipe, const Tokenizer& tokenizer,
+                   const std::vector<std::string>& stages);
 // Longest sequence (prompt and answer) the RL stage and the evaluation may make.
 int longest_sequence(const Recipe& recipe);
-// Rows of the RL stage's largest micro-batch.
-int64_t rl_pass_rows(const Recipe& recipe);
+// Most rows of the RL stage's micro-batch on one of `ranks` ranks.
+int64_t rl_pass_rows(const Recipe& recipe, int ranks);
 EngineSettings engine_settings(const Recipe& recipe);
 
 // What samples of a run must have been drawn with to be used again: its weights bit for bit, and

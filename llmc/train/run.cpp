@@ -9,6 +9,7 @@
 #include "llmc/ops/moe.h"
 #include "llmc/rollout/serve.h"
 #include "llmc/train/keys.h"
+#include "llmc/train/rl_stage.h"
 
 #include <algorithm>
 #include <cmath>
@@ -76,6 +77,7 @@ Run::Run(const Recipe& recipe, Comm& comm)
     RunShape shape = run_shape(recipe, tokenizer_, comm_);
     if (comm.servers() > 0) shape.samples = false; // their ranks have the engines
     stage_names_ = shape.stages;
+    check_prompts(recipe, tokenizer_, stage_names_); // RL may be days away
     const Backend backend = choose_backend(recipe.text("", "device"));
     ctx_ = std::make_unique<Ctx>(
         backend, threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()),

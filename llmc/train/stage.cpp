@@ -8,6 +8,7 @@
 #include "llmc/train/schedule.h"
 
 #include <algorithm>
+#include <utility>
 
 Stage::Stage(const Recipe& recipe, const Comm& comm, const std::string& stage_name,
              const ModelConfig& config)
@@ -33,6 +34,15 @@ int64_t rows_at_a_time(const Recipe& recipe, int64_t context, int64_t rows) {
     return std::clamp<int64_t>(recipe.integer("", "pass_rows") / context, 1, rows);
 }
 
+int parts_of_unit(int64_t units, int ranks) { return units % ranks == 0 ? 1 : ranks; }
+
+int64_t text_pass_rows(const Recipe& recipe, const std::string& stage, int ranks) {
+    const int64_t context = recipe.integer(stage, "context"),
+                  batch = recipe.integer(stage, "batch");
+    const int64_t unit = rows_at_a_time(recipe, context, batch);
+    return part_rows(unit * context, parts_of_unit((batch + unit - 1) / unit, ranks), context);
+}
+
 StreamOptions stream_options(const Recipe& recipe, const std::string& stage, Split split) {
     return {recipe.integer(stage, "context"),
             recipe.text(stage, "doc_mask") == "yes",
@@ -55,9 +65,10 @@ TextStage::TextStage(const Recipe& recipe, const Comm& comm, const std::string& 
 
 void TextStage::next_batch(int64_t step, StageBatch& batch) {
     batch = StageBatch{};
+    if (!std::exchange(begun_, true)) batch.note = stream_.left_out();
     batch.rows = batch_rows_ * context_;
     const int64_t units = (batch_rows_ + micro_rows_ - 1) / micro_rows_;
-    const bool whole_units = units % comm_.size() == 0; // else each unit is shared out
+    const int parts = parts_of_unit(units, comm_.size()), part = comm_.rank() % parts;
     const bool saved = comm_.root() && step < recipe_.integer("", "save_batches");
     std::vector<PackedRows> seen;
     for (int64_t i = 0; i < units; i++) {
@@ -65,9 +76,8 @@ void TextStage::next_batch(int64_t step, StageBatch& batch) {
         stream_.next_rows(std::min(micro_rows_, batch_rows_ - i * micro_rows_), packed);
         for (int32_t target : packed.targets) batch.tokens += target != kIgnoredTarget;
         if (saved) seen.push_back(packed);
-        if (whole_units && i % comm_.size() != comm_.rank()) continue;
+        if (parts == 1 && i % comm_.size() != comm_.rank()) continue;
         const MicroBatch unit = text_rows(std::move(packed));
-        const int parts = whole_units ? 1 : comm_.size(), part = whole_units ? 0 : comm_.rank();
         for (MicroBatch& m : cut_rows(unit, part, parts, int64_t(unit.tokens.size())))
             batch.micro.push_back(std::move(m));
     }

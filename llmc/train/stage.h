@@ -56,11 +56,16 @@ class TextStage : public Stage {
   private:
     const std::string run_; // folder
     DataStream stream_;
+    bool begun_ = false; // what is left out of the data is said once
     int64_t batch_rows_, micro_rows_, context_;
 };
 
 // Rows of `context` tokens packed together: as many of `rows` as fit into pass_rows, at least one.
 int64_t rows_at_a_time(const Recipe& recipe, int64_t context, int64_t rows);
+// Ranks among which each of a batch's units is shared out; 1 where every rank gets as many units.
+int parts_of_unit(int64_t units, int ranks);
+// Most tokens of a text stage's micro-batch on one of `ranks` ranks.
+int64_t text_pass_rows(const Recipe& recipe, const std::string& stage, int ranks);
 
 // The stream options of a text stage or of validation.
 StreamOptions stream_options(const Recipe& recipe, const std::string& stage, Split split);
