@@ -47,9 +47,10 @@ void add_to_tensor(Ctx& ctx, const View& out, const void* parts, int ranks, Sum 
     ctx.memory->to_device(out.data, before.bytes(), out.bytes());
 }
 
-Comm::Range overlap(const Comm::Range& a, const Comm::Range& b) {
-    const int64_t begin = std::max(a.begin, b.begin);
-    return {begin, std::max(begin, std::min(a.end, b.end))};
+// Of a single rank, which owns all.
+void add_alone(Ctx& ctx, const View& own, const View& part, int64_t begin) {
+    const HostRead values(ctx, part);
+    add_to_tensor(ctx, own.slice_rows(begin, part.size()), values.bytes(), 1, Sum::adds);
 }
 
 } // namespace
@@ -58,6 +59,11 @@ Comm::Range Comm::shard(int64_t n, int rank, int size) {
     const int64_t even = (n + size - 1) / size;
     const int64_t length = (even + kAlignment - 1) / kAlignment * kAlignment;
     return {std::min(n, length * rank), std::min(n, length * (rank + 1))};
+}
+
+Comm::Range Comm::overlap(const Range& a, const Range& b) {
+    const int64_t begin = std::max(a.begin, b.begin);
+    return {begin, std::max(begin, std::min(a.end, b.end))};
 }
 
 int64_t Comm::exchange_bytes(int64_t n, Dtype dtype, int size) {
@@ -249,10 +255,7 @@ void Comm::reduce_scatter(Ctx& ctx, View flat) {
 
 void Comm::reduce_add(Ctx& ctx, View own, const View& part, int64_t begin, int64_t n) {
     ctx.wait();
-    if (size_ == 1) {
-        const HostRead values(ctx, part);
-        return add_to_tensor(ctx, own.slice_rows(begin, part.size()), values.bytes(), 1, Sum::adds);
-    }
+    if (size_ == 1) return add_alone(ctx, own, part, begin);
     if (Nccl* fast = nccl(ctx)) return fast->reduce(ctx, own, part, begin, n);
     const int64_t first = shard(n).begin;
     exchange(ctx, part, begin, n, [&](const char* parts, int64_t at, int64_t count) {
@@ -329,8 +332,7 @@ double Comm::all_max(double value) { return value; }
 void Comm::all_sum(View) {}
 void Comm::reduce_scatter(Ctx& ctx, View) { ctx.wait(); }
 void Comm::reduce_add(Ctx& ctx, View own, const View& part, int64_t begin, int64_t) {
-    const HostRead values(ctx, part);
-    add_to_tensor(ctx, own.slice_rows(begin, part.size()), values.bytes(), 1, Sum::adds);
+    add_alone(ctx, own, part, begin);
 }
 void Comm::all_gather(Ctx& ctx, View) { ctx.wait(); }
 std::vector<std::string> Comm::gather(const std::string& bytes) { return {bytes}; }

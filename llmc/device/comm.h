@@ -43,6 +43,7 @@ class Comm {
     };
     static Range shard(int64_t n, int rank, int size);
     Range shard(int64_t n) const { return shard(n, rank_, size_); }
+    static Range overlap(const Range& a, const Range& b); // of no length where there is none
     // Tensors of `ctx`, after all that was asked for before; between GPUs they go by NCCL where it
     // is found (nccl.h), else by way of the host. Either way the sums are taken in rank order.
     // Own part: replaced by the sum over ranks; the other parts are left undefined.

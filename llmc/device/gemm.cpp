@@ -2,13 +2,12 @@
 
 #include "llmc/device/buffer.h"
 #include "llmc/device/gemm_cuda.h"
+#include "llmc/device/memory.h"
 #include "llmc/device/parallel.h"
-#include "llmc/device/simd.h"
 #include "llmc/device/tensor_kernels.h"
 #include "llmc/device/tile.h"
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <map>
 
@@ -37,6 +36,21 @@ static void gemm_ref(View& c, const View& a, Trans trans_a, const View& b, Trans
     });
 }
 
+GemmKey gemm_key(const View& c, const View& a, Trans trans_a, const View& b, Trans trans_b,
+                 Store store) {
+    return {c.shape[0],
+            c.shape[1],
+            trans_a == Trans::no ? a.shape[1] : a.shape[0],
+            a.ld,
+            b.ld,
+            c.ld,
+            trans_a == Trans::yes,
+            trans_b == Trans::yes,
+            store == Store::accumulate,
+            a.dtype,
+            c.dtype};
+}
+
 // ------------------------------------------------------------------------------------------------
 // cpu: oneDNN matmul primitives, cached by shape
 
@@ -50,16 +64,15 @@ struct GemmCache {
     };
     dnnl::engine engine{dnnl::engine::kind::cpu, 0};
     dnnl::stream stream{engine};
-    std::map<std::array<int64_t, 11>, Primitive> primitives;
+    std::map<GemmKey, Primitive> primitives;
     int takes_bf16 = -1; // unknown yet
 };
 
-static dnnl::memory::data_type dnnl_type(int64_t dtype) {
-    return dtype == int64_t(Dtype::bf16) ? dnnl::memory::data_type::bf16
-                                         : dnnl::memory::data_type::f32;
+static dnnl::memory::data_type dnnl_type(Dtype dtype) {
+    return dtype == Dtype::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
 }
 
-static GemmCache::Primitive make_primitive(GemmCache& cache, const std::array<int64_t, 11>& key) {
+static GemmCache::Primitive make_primitive(GemmCache& cache, const GemmKey& key) {
     using dims = dnnl::memory::dims;
     auto [m, n, k, lda, ldb, ldc, ta, tb, accumulate, ab, c] = key;
     dnnl::memory::desc md_a({m, k}, dnnl_type(ab), ta ? dims{1, lda} : dims{lda, 1});
@@ -88,19 +101,9 @@ static GemmCache::Primitive make_primitive(GemmCache& cache, const std::array<in
 }
 
 static GemmCache::Primitive& find_primitive(Ctx& ctx, const View& c, const View& a, Trans trans_a,
-                                            const View& b, Trans trans_b, Store store, int64_t k) {
+                                            const View& b, Trans trans_b, Store store) {
     GemmCache& cache = *ctx.gemm_cache;
-    std::array<int64_t, 11> key = {c.shape[0],
-                                   c.shape[1],
-                                   k,
-                                   a.ld,
-                                   b.ld,
-                                   c.ld,
-                                   trans_a == Trans::yes,
-                                   trans_b == Trans::yes,
-                                   store == Store::accumulate,
-                                   int64_t(a.dtype),
-                                   int64_t(c.dtype)};
+    const GemmKey key = gemm_key(c, a, trans_a, b, trans_b, store);
     auto found = cache.primitives.find(key);
     if (found == cache.primitives.end())
         found = cache.primitives.emplace(key, make_primitive(cache, key)).first;
@@ -123,7 +126,7 @@ static size_t gemm_cpu_scratch(Ctx& ctx, const View& c, const View& a, Trans tra
                                Trans trans_b, Store store, int64_t k) {
     size_t bytes = 0;
     with_library(c, a, k, [&] {
-        bytes = find_primitive(ctx, c, a, trans_a, b, trans_b, store, k).scratchpad_bytes;
+        bytes = find_primitive(ctx, c, a, trans_a, b, trans_b, store).scratchpad_bytes;
     });
     return bytes;
 }
@@ -132,7 +135,7 @@ static void gemm_cpu(Ctx& ctx, View& c, const View& a, Trans trans_a, const View
                      Store store, int64_t k) {
     with_library(c, a, k, [&] {
         GemmCache& cache = *ctx.gemm_cache;
-        GemmCache::Primitive& primitive = find_primitive(ctx, c, a, trans_a, b, trans_b, store, k);
+        GemmCache::Primitive& primitive = find_primitive(ctx, c, a, trans_a, b, trans_b, store);
         ScratchFrame frame(ctx.scratch);
         primitive.scratchpad.set_data_handle(ctx.scratch.alloc(primitive.scratchpad_bytes));
         primitive.a.set_data_handle(a.data);
@@ -149,9 +152,9 @@ static void gemm_cpu(Ctx& ctx, View& c, const View& a, Trans trans_a, const View
 static bool cpu_takes_bf16(Ctx& ctx) {
     GemmCache& cache = *ctx.gemm_cache;
     if (cache.takes_bf16 < 0) {
-        const int64_t bf16 = int64_t(Dtype::bf16);
         try {
-            make_primitive(cache, {64, 64, 64, 64, 64, 64, 0, 1, 0, bf16, bf16});
+            make_primitive(cache,
+                           {64, 64, 64, 64, 64, 64, false, true, false, Dtype::bf16, Dtype::bf16});
             cache.takes_bf16 = 1;
         } catch (const dnnl::error&) {
             cache.takes_bf16 = 0;
@@ -226,14 +229,10 @@ static void gemm_fast(Ctx& ctx, View& c, const View& a, Trans trans_a, const Vie
     else gemm_cpu(ctx, c, a, trans_a, b, trans_b, store, k);
 }
 
-// to = from, either or both stored as floats; an op's own work, not asked for anew.
+// An op's own work, not asked for anew.
 static void convert_matrix(Ctx& ctx, View to, const View& from) {
-    if (ctx.cuda) return convert_rows(ctx, to, from);
-    parallel_for(from.shape[0], [&](int64_t i) {
-        if (to.dtype == Dtype::bf16)
-            convert(to.as<bf16>() + i * to.ld, from.as<float>() + i * from.ld, from.shape[1]);
-        else convert(to.as<float>() + i * to.ld, from.as<bf16>() + i * from.ld, from.shape[1]);
-    });
+    if (ctx.cuda) convert_rows(ctx, to, from);
+    else convert_rows_on_host(to, from);
 }
 
 // Operands that no primitive takes as they are, through floats.

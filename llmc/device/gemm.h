@@ -5,6 +5,8 @@
 #pragma once
 #include "llmc/device/context.h"
 
+#include <compare>
+
 enum class Trans { no, yes };
 enum class Store { overwrite, accumulate };
 
@@ -31,3 +33,13 @@ bool gemm_takes_bf16(Ctx& ctx);
 std::string gemm_library(const Ctx& ctx);
 
 std::shared_ptr<GemmCache> make_gemm_cache();
+
+// What a library prepares a product for, once: its shape and how the operands lie.
+struct GemmKey {
+    int64_t m, n, k, lda, ldb, ldc;
+    bool trans_a, trans_b, accumulate;
+    Dtype ab, c;
+    auto operator<=>(const GemmKey&) const = default;
+};
+GemmKey gemm_key(const View& c, const View& a, Trans trans_a, const View& b, Trans trans_b,
+                 Store store);

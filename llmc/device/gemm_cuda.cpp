@@ -9,18 +9,7 @@ CudaGemmKey cuda_gemm_key(const View& c, const View& a, Trans trans_a, const Vie
     uintptr_t addresses = 256;
     for (const View* view : {&c, &a, &b}) addresses |= reinterpret_cast<uintptr_t>(view->data);
     const int alignment = int(addresses & (~addresses + 1)); // the lowest bit set
-    return {c.shape[0],
-            c.shape[1],
-            trans_a == Trans::no ? a.shape[1] : a.shape[0],
-            a.ld,
-            b.ld,
-            c.ld,
-            trans_a == Trans::yes,
-            trans_b == Trans::yes,
-            store == Store::accumulate,
-            a.dtype,
-            c.dtype,
-            alignment};
+    return {gemm_key(c, a, trans_a, b, trans_b, store), alignment};
 }
 
 #ifdef PRIOR_CUDA
@@ -37,35 +26,26 @@ namespace {
 // The functions used, found in the library when the first product comes.
 struct CublasLt {
     Library library{"libcublasLt.so." TEXT_OF(CUBLAS_VER_MAJOR)};
-    decltype(cublasLtCreate)* create;
-    decltype(cublasLtDestroy)* destroy;
-    decltype(cublasLtMatmul)* matmul;
-    decltype(cublasLtMatmulDescCreate)* desc_create;
-    decltype(cublasLtMatmulDescDestroy)* desc_destroy;
-    decltype(cublasLtMatmulDescSetAttribute)* desc_set;
-    decltype(cublasLtMatrixLayoutCreate)* layout_create;
-    decltype(cublasLtMatrixLayoutDestroy)* layout_destroy;
-    decltype(cublasLtMatmulPreferenceCreate)* preference_create;
-    decltype(cublasLtMatmulPreferenceSetAttribute)* preference_set;
-    decltype(cublasLtMatmulPreferenceDestroy)* preference_destroy;
-    decltype(cublasLtMatmulAlgoGetHeuristic)* heuristic;
-    decltype(cublasLtGetStatusString)* status_string;
-
-    CublasLt() {
-        library.bind(create, "cublasLtCreate");
-        library.bind(destroy, "cublasLtDestroy");
-        library.bind(matmul, "cublasLtMatmul");
-        library.bind(desc_create, "cublasLtMatmulDescCreate");
-        library.bind(desc_destroy, "cublasLtMatmulDescDestroy");
-        library.bind(desc_set, "cublasLtMatmulDescSetAttribute");
-        library.bind(layout_create, "cublasLtMatrixLayoutCreate");
-        library.bind(layout_destroy, "cublasLtMatrixLayoutDestroy");
-        library.bind(preference_create, "cublasLtMatmulPreferenceCreate");
-        library.bind(preference_set, "cublasLtMatmulPreferenceSetAttribute");
-        library.bind(preference_destroy, "cublasLtMatmulPreferenceDestroy");
-        library.bind(heuristic, "cublasLtMatmulAlgoGetHeuristic");
-        library.bind(status_string, "cublasLtGetStatusString");
-    }
+    decltype(cublasLtCreate)* create = library.find("cublasLtCreate");
+    decltype(cublasLtDestroy)* destroy = library.find("cublasLtDestroy");
+    decltype(cublasLtMatmul)* matmul = library.find("cublasLtMatmul");
+    decltype(cublasLtMatmulDescCreate)* desc_create = library.find("cublasLtMatmulDescCreate");
+    decltype(cublasLtMatmulDescDestroy)* desc_destroy = library.find("cublasLtMatmulDescDestroy");
+    decltype(cublasLtMatmulDescSetAttribute)* desc_set =
+        library.find("cublasLtMatmulDescSetAttribute");
+    decltype(cublasLtMatrixLayoutCreate)* layout_create =
+        library.find("cublasLtMatrixLayoutCreate");
+    decltype(cublasLtMatrixLayoutDestroy)* layout_destroy =
+        library.find("cublasLtMatrixLayoutDestroy");
+    decltype(cublasLtMatmulPreferenceCreate)* preference_create =
+        library.find("cublasLtMatmulPreferenceCreate");
+    decltype(cublasLtMatmulPreferenceSetAttribute)* preference_set =
+        library.find("cublasLtMatmulPreferenceSetAttribute");
+    decltype(cublasLtMatmulPreferenceDestroy)* preference_destroy =
+        library.find("cublasLtMatmulPreferenceDestroy");
+    decltype(cublasLtMatmulAlgoGetHeuristic)* heuristic =
+        library.find("cublasLtMatmulAlgoGetHeuristic");
+    decltype(cublasLtGetStatusString)* status_string = library.find("cublasLtGetStatusString");
 };
 
 cudaDataType_t data_type(Dtype dtype) { return dtype == Dtype::bf16 ? CUDA_R_16BF : CUDA_R_32F; }

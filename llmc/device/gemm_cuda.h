@@ -2,16 +2,11 @@
 #pragma once
 #include "llmc/device/gemm.h"
 
-#include <compare>
-
 constexpr size_t kCudaGemmWorkspace = size_t(32) << 20; // of a Ctx, in its arena's scratch
 
-// What a product's algorithm is chosen for, once: its shape, where operands lie, and the largest
-// power of two (at most 256) that all addresses are multiples of, which algorithms may count on.
-struct CudaGemmKey {
-    int64_t m, n, k, lda, ldb, ldc;
-    bool trans_a, trans_b, accumulate;
-    Dtype ab, c;
+// What a product's algorithm is chosen for, once. Algorithms may count on the largest power of two
+// (at most 256) that all addresses are multiples of.
+struct CudaGemmKey : GemmKey {
     int alignment;
     auto operator<=>(const CudaGemmKey&) const = default;
 };

@@ -15,14 +15,20 @@ class Library {
             missing_ += (missing_.empty() ? "" : ", ") + std::string(name);
         }
     }
-    // function = the library's of that name.
-    template <class Function> void bind(Function*& function, const char* name) {
-        void* symbol = handle_ ? ::dlsym(handle_, name) : nullptr;
-        if (!symbol && handle_) missing_ += (missing_.empty() ? "" : ", ") + std::string(name);
-        function = reinterpret_cast<Function*>(symbol);
-        complete_ = complete_ && symbol;
+    // A function, of the type of the pointer that it initialises.
+    struct Symbol {
+        void* address;
+        template <class Function> operator Function*() const {
+            return reinterpret_cast<Function*>(address);
+        }
+    };
+    Symbol find(const char* name) {
+        void* address = handle_ ? ::dlsym(handle_, name) : nullptr;
+        if (!address && handle_) missing_ += (missing_.empty() ? "" : ", ") + std::string(name);
+        complete_ = complete_ && address;
+        return {address};
     }
-    bool complete() const { return handle_ && complete_; } // loaded, and every name bound
+    bool complete() const { return handle_ && complete_; } // loaded, and every name found
     const std::string& missing() const { return missing_; }
 
   private:

@@ -28,12 +28,15 @@ void copy_tensor(Ctx& ctx, View to, const View& from) {
     });
 }
 
-static void round_on_host(View to, const View& from) {
-    constexpr int64_t kPart = 1 << 16;
-    parallel_for((from.size() + kPart - 1) / kPart, [&](int64_t part) {
-        const int64_t begin = part * kPart, count = std::min(kPart, from.size() - begin);
-        View out = to;
-        convert(out.as<bf16>() + begin, from.as<float>() + begin, count);
+void convert_rows_on_host(View to, const View& from) {
+    constexpr int64_t kPart = 1 << 16; // columns: a row may be a whole model
+    const int64_t columns = from.shape[1], parts = (columns + kPart - 1) / kPart;
+    parallel_for(from.shape[0] * parts, [&](int64_t task) {
+        const int64_t row = task / parts, begin = task % parts * kPart;
+        const int64_t count = std::min(kPart, columns - begin);
+        const int64_t out = row * to.ld + begin, in = row * from.ld + begin;
+        if (to.dtype == Dtype::bf16) convert(to.as<bf16>() + out, from.as<float>() + in, count);
+        else convert(to.as<float>() + out, from.as<bf16>() + in, count);
     });
 }
 
@@ -44,7 +47,7 @@ void round_tensor(Ctx& ctx, View to, const View& from) {
     const View flat_to = make_view(to.data, to.dtype, to.name, 1, to.size());
     const View flat = make_view(from.data, from.dtype, from.name, 1, from.size());
     ctx.enqueue([&ctx, flat_to, flat] {
-        if (ctx.backend == Backend::cpu) round_on_host(flat_to, flat);
+        if (ctx.backend == Backend::cpu) convert_rows_on_host(flat_to, flat);
         else convert_rows(ctx, flat_to, flat);
     });
 }

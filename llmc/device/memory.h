@@ -16,6 +16,9 @@ void fill_zero(Ctx& ctx, View view); // contiguous
 void copy_tensor(Ctx& ctx, View to, const View& from);
 // Contiguous bf16 = contiguous f32, rounded; same size.
 void round_tensor(Ctx& ctx, View to, const View& from);
+// At once, where the host can read both: to (rows, columns) bf16 = from f32, or f32 = bf16. Rows
+// may be strided. On a device: convert_rows (tensor_kernels.h).
+void convert_rows_on_host(View to, const View& from);
 
 // A contiguous tensor's values, after all that was asked for before.
 class HostRead {

@@ -12,38 +12,18 @@
 
 namespace {
 
-constexpr int64_t kRound =
-    1 << 19; // elements of one shard moved at a time: exchange_bytes() in all
-
 struct NcclLibrary {
     Library library{"libnccl.so.2"};
-    decltype(ncclGetUniqueId)* get_id;
-    decltype(ncclCommInitRank)* init;
-    decltype(ncclCommDestroy)* destroy;
-    decltype(ncclSend)* send;
-    decltype(ncclRecv)* recv;
-    decltype(ncclBroadcast)* broadcast;
-    decltype(ncclGroupStart)* begin_group;
-    decltype(ncclGroupEnd)* end_group;
-    decltype(ncclGetErrorString)* error_string;
-
-    NcclLibrary() {
-        library.bind(get_id, "ncclGetUniqueId");
-        library.bind(init, "ncclCommInitRank");
-        library.bind(destroy, "ncclCommDestroy");
-        library.bind(send, "ncclSend");
-        library.bind(recv, "ncclRecv");
-        library.bind(broadcast, "ncclBroadcast");
-        library.bind(begin_group, "ncclGroupStart");
-        library.bind(end_group, "ncclGroupEnd");
-        library.bind(error_string, "ncclGetErrorString");
-    }
+    decltype(ncclGetUniqueId)* get_id = library.find("ncclGetUniqueId");
+    decltype(ncclCommInitRank)* init = library.find("ncclCommInitRank");
+    decltype(ncclCommDestroy)* destroy = library.find("ncclCommDestroy");
+    decltype(ncclSend)* send = library.find("ncclSend");
+    decltype(ncclRecv)* recv = library.find("ncclRecv");
+    decltype(ncclBroadcast)* broadcast = library.find("ncclBroadcast");
+    decltype(ncclGroupStart)* begin_group = library.find("ncclGroupStart");
+    decltype(ncclGroupEnd)* end_group = library.find("ncclGroupEnd");
+    decltype(ncclGetErrorString)* error_string = library.find("ncclGetErrorString");
 };
-
-Comm::Range overlap(const Comm::Range& a, const Comm::Range& b) {
-    const int64_t begin = std::max(a.begin, b.begin);
-    return {begin, std::max(begin, std::min(a.end, b.end))};
-}
 
 class NcclJob : public Nccl {
   public:
@@ -56,24 +36,27 @@ class NcclJob : public Nccl {
     void reduce(Ctx& ctx, View own, const View& part, int64_t begin, int64_t n) override {
         require(part.dtype == Dtype::f32, "nccl: %s is %s", part.name, dtype_name(part.dtype));
         const Comm::Range all{begin, begin + part.size()};
-        const Comm::Range mine = overlap(Comm::shard(n, rank_, size_), all);
+        const Comm::Range mine = Comm::overlap(Comm::shard(n, rank_, size_), all);
         const int64_t own_begin = Comm::shard(n, rank_, size_).begin;
         int64_t longest = 0;
         for (int r = 0; r < size_; r++) {
-            const Comm::Range range = overlap(Comm::shard(n, r, size_), all);
+            const Comm::Range range = Comm::overlap(Comm::shard(n, r, size_), all);
             longest = std::max(longest, range.end - range.begin);
         }
         const cudaStream_t stream = static_cast<cudaStream_t>(ctx.stream);
+        // Elements of one shard moved at a time: as much memory as by way of the host.
+        const int64_t round =
+            Comm::exchange_bytes(n, Dtype::f32, size_) / (size_ * int64_t(sizeof(float)));
         ScratchFrame frame(ctx.scratch);
-        float* parts = ctx.scratch.alloc_of<float>(size_t(size_) * std::min(longest, kRound));
-        for (int64_t done = 0; done < longest; done += kRound) {
+        float* parts = ctx.scratch.alloc_of<float>(size_t(size_) * std::min(longest, round));
+        for (int64_t done = 0; done < longest; done += round) {
             auto piece = [&](const Comm::Range& range) {
-                return std::clamp<int64_t>(range.end - range.begin - done, 0, kRound);
+                return std::clamp<int64_t>(range.end - range.begin - done, 0, round);
             };
             const int64_t count = piece(mine);
             check(nccl_->begin_group(), "ncclGroupStart");
             for (int r = 0; r < size_; r++) {
-                const Comm::Range range = overlap(Comm::shard(n, r, size_), all);
+                const Comm::Range range = Comm::overlap(Comm::shard(n, r, size_), all);
                 if (piece(range) > 0)
                     check(nccl_->send(part.as<float>() + range.begin - begin + done,
                                       size_t(piece(range)), ncclFloat, r, comm_, stream),
