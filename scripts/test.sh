@@ -2,7 +2,7 @@
 # Installs what is missing, builds with warnings as errors, runs every test, ends with "N passed, M failed".
 #   lint, the kernels through nvcc if it is there, unit tests, slow tests, traced kernels, golden
 #   vectors, the same unit tests under ASan and UBSan, resume tests, evaluations, the report, training through
-#   the kernels, faults, corpora, files, ranks, rollout ranks, kills at random instants
+#   the kernels, faults, corpora, files, memory, ranks, rollout ranks, kills at random instants
 set -u
 cd "$(dirname "$0")/.."
 sh scripts/setup.sh || exit 1
@@ -94,6 +94,7 @@ counted "corpora" sh test/prepare.sh
 counted "files for other programs" python3 test/test_files.py
 counted "benchmark files, generated programs" python3 test/test_benchmarks.py
 joined # ranks wait for each other and want both cores
+counted "memory as planned" sh test/memory.sh
 counted "ranks" sh test/ranks.sh
 counted "rollout ranks" sh test/serve.sh
 counted "kills at random instants" sh test/kills.sh 1 tiny-moe 2

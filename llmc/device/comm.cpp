@@ -354,6 +354,12 @@ Nccl* Comm::nccl(Ctx& ctx) {
     return nccl_.get();
 }
 
+int64_t Comm::mpi_bytes() const {
+    if (size_ == 1) return 0;
+    constexpr int64_t kStart = 9 << 19, kStartOfRank = 11 << 17, kMessages = 3 << 20;
+    return kMessages + (groups_ ? 0 : kStart + kStartOfRank * size_);
+}
+
 Comm::Comm(int planned_ranks) : role_(Role::work), size_(planned_ranks), workers_(planned_ranks) {}
 
 int Comm::run(const std::function<int()>& body) {

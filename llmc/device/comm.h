@@ -52,6 +52,9 @@ class Comm {
     void reduce_add(Ctx& ctx, View own, const View& part, int64_t begin, int64_t n);
     // What these two keep for their exchange: bytes of a rank.
     static int64_t exchange_bytes(int64_t n, Dtype dtype, int size);
+    // What MPI takes for itself from now on: to start where it has not, as in a plan, and for
+    // messages. Open MPI 4.1 on one machine, measured on 1, 2 and 4 ranks.
+    int64_t mpi_bytes() const;
     // Every part: replaced by its owner's.
     void all_gather(Ctx& ctx, View flat);
 

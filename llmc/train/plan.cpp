@@ -161,6 +161,7 @@ MemoryPlan plan_memory(const CtxSettings& on, const RunShape& shape, Comm& comm)
     touch_code(on, shape.config.moe());
     plan.program = apart ? 0 : status_bytes("VmRSS:");
     plan.exchange = Comm::exchange_bytes(trained, dry.dtype(), comm.size());
+    if (!apart) plan.exchange += comm.mpi_bytes();
     plan.gradients_sent = plan.weights_sent = (trained - (own.end - own.begin)) * element;
     return plan;
 }
@@ -194,7 +195,7 @@ std::string plan_text(const CtxSettings& on, const RunShape& shape, Comm& comm) 
                                             on.backend == Backend::cpu ? "packed weights, " : "",
                                             shape.engine.rows, shape.engine.longest)
                                    : "no problems, no RL");
-    add("exchange", p.exchange, "buffers between ranks");
+    add("exchange", p.exchange, "between ranks, MPI's own included");
     if (p.program > 0)
         add("program", p.program, "resident before the first tensor, libraries included");
     add("total", p.total(), p.program > 0 ? "" : "on the GPU, without what CUDA itself takes");

@@ -26,7 +26,7 @@ Tokenizer recipe_tokenizer(const Recipe& recipe);
 // below where its batches are smaller than the shape allows (RL's answers, above all).
 struct MemoryPlan {
     int64_t segments[int(Segment::count)];
-    int64_t exchange;       // buffers between ranks
+    int64_t exchange;       // buffers between ranks, and MPI's own
     int64_t program;        // resident already: code, libraries, the tokenizer; 0 on a GPU
     int64_t gradients_sent; // bytes a rank sends: a step, or sharded every micro-batch
     int64_t weights_sent;   // a step
