@@ -94,6 +94,7 @@ Run::Run(const Recipe& recipe, Comm& comm)
     optimizer_ = std::make_unique<Optimizer>(*ctx_, comm_, *model_);
     pass_ = std::make_unique<TrainPass>(*ctx_, *model_, shape.pass);
     start_or_resume();
+    if (comm_.root()) check_data();
 }
 
 Run::~Run() {

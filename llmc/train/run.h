@@ -42,6 +42,8 @@ class Run {
     void save(bool stage_end);
     void evaluate_stage(const std::string& name); // evaluation.cpp
     void validate(Json& line);
+    void check_data() const;
+    std::string validation_data() const;
     void print_table() const;
 
     const Recipe recipe_;
