@@ -60,7 +60,7 @@ struct LoadedModel {
               choose_bf16(recipe.text("", "dtype"), choose_backend(recipe.text("", "device"))),
               comm.local_rank()),
           tokenizer(checkpoint_tokenizer(recipe, folder)),
-          model(ready(ctx), read_config(folder, tokenizer.vocab_size())) {
+          model(ready(ctx), read_config(folder, tokenizer.vocab_size()), Masters::none) {
         load_weights(model, folder);
         if (comm.root())
             std::fprintf(stderr, "model %s, %s, %d threads\n", folder.c_str(),

@@ -36,3 +36,5 @@ if __name__ == "__main__":
         main()
     except BrokenPipeError:
         sys.exit(1)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
+        sys.exit(f"parquet_lines.py: {sys.argv[1]}: {error}")

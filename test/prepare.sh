@@ -50,6 +50,8 @@ check "a bad line stops it" sh -c "! data/prepare -out '$work/bad' '$work/bad.js
 check "with its file and byte" grep -q 'bad.jsonl: line at byte' "$work/out"
 check "or is skipped and counted" prepare skipped "$work/bad.jsonl" -bad_lines skip
 check "one of them" grep -q '1 bad lines' "$work/out"
+printf '\n' >"$work/empty.jsonl"
+check "no document at all is an error" sh -c "! data/prepare -out '$work/hollow' '$work/empty.jsonl' >'$work/out' 2>&1 && grep -q 'not one document' '$work/out'"
 check "prompts and answers" prepare qa "$work/qa.jsonl" -prompt_field q -field a
 check "a field that is not there is named" sh -c "! data/prepare -out '$work/none' -field body '$work/a.jsonl' >'$work/out' 2>&1 && grep -q '\"body\"' '$work/out'"
 train_on() { # SOURCE flags
@@ -68,6 +70,9 @@ if "$python" -c 'import pyarrow' 2>/dev/null; then
 import json, sys
 import pyarrow, pyarrow.parquet
 rows = [json.loads(line) for line in open(sys.argv[1] + "/a.jsonl")]
+nulls = pyarrow.Table.from_pylist([{"text": None if i == 250 else "x"} for i in range(300)])
+pyarrow.parquet.write_table(nulls, sys.argv[1] + "/nulls.parquet", row_group_size=200)
+open(sys.argv[1] + "/cut.parquet", "wb").write(open(sys.argv[1] + "/nulls.parquet", "rb").read()[:-7])
 pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), sys.argv[1] + "/d.parquet", row_group_size=200)
 MAKE
     PYTHON=$python
@@ -75,6 +80,11 @@ MAKE
     check "Parquet by row groups" prepare parquet "$work/d.parquet"
     check "has the same documents" grep -q "$(echo "$documents" | cut -d' ' -f1) documents" "$work/out"
     check "in several parts" test -f "$work/parquet/part-000001.train.shard"
+    data/prepare -out "$work/nulls" "$work/nulls.parquet" >"$work/out" 2>&1
+    check "a null stops it with its row" grep -q 'nulls.parquet: row 250, .*"text": .*found null' "$work/out"
+    check "or is skipped and counted" sh -c "data/prepare -out '$work/skip' -bad_lines skip '$work/nulls.parquet' | grep -q ' 1 bad lines'"
+    data/prepare -out "$work/cut" "$work/cut.parquet" >"$work/out" 2>&1
+    check "a cut file is one message" sh -c "grep -q 'cut.parquet: ' '$work/out' && ! grep -q Traceback '$work/out'"
 else
     check "Parquet asks for pyarrow" sh -c "printf x >'$work/d.parquet'; ! PYTHON=$python data/prepare -out '$work/p' '$work/d.parquet' >'$work/out' 2>&1 && grep -q pyarrow '$work/out'"
 fi

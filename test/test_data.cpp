@@ -394,6 +394,11 @@ TEST_CASE("data: every bad input is one message with its place", "[data]") {
     CHECK(contains(open("embedded:sentences*0"), "expected a weight > 0"));
     CHECK(contains(open(""), "names no source"));
     CHECK(contains(open(folder.file("empty.txt", "")), "no training text"));
+    CHECK(contains(open(folder.file("mark.txt", "\xef\xbb\xbf")), "no training text"));
+    CHECK(contains(open(folder.file("wide.txt", std::string("\xff\xfeh\0i\0", 6))),
+                   "wide.txt: expected UTF-8, found the mark of UTF-16 at byte 0"));
+    CHECK(contains(open(folder.file("x.parquet", "PAR1")),
+                   "x.parquet: expected a .txt, .jsonl or .shard file"));
     CHECK(contains(open(folder.file("a.jsonl", "{\"text\": \"x\"}\n{\"text\"\n")), "a.jsonl:2"));
     CHECK(contains(open(folder.file("b.jsonl", "[1]\n")), "b.jsonl:1: expected a JSON object"));
     CHECK(contains(open(folder.file("c.jsonl", "{\"body\": \"x\"}\n")),
@@ -404,6 +409,13 @@ TEST_CASE("data: every bad input is one message with its place", "[data]") {
                                   1);
                    }),
                    "e.jsonl:1: expected a problem"));
+}
+
+TEST_CASE("data: a mark of UTF-8 is no part of a text", "[data]") {
+    Folder folder;
+    const std::string with = folder.file("with.txt", "\xef\xbb\xbfline\r\n\xef\xbb\xbf");
+    const auto source = open_source(with, kTokenizer, Split::train, 0, 1);
+    CHECK(kTokenizer.decode(source->document(0).tokens, Specials::skip) == "line\r\n\xef\xbb\xbf");
 }
 
 TEST_CASE("data: a text without a character is left out and counted", "[data]") {

@@ -52,6 +52,18 @@ TEST_CASE("prepare: parts of any size hold the documents of the whole", "[data]"
     }
 }
 
+TEST_CASE("prepare: a mark of UTF-8 is no part of the first document", "[data]") {
+    const Folder folder;
+    const std::string input = folder.path + "/text.txt";
+    write_file_atomic(input, "\xef\xbb\xbfone\ntwo\n");
+    for (const int64_t part : {1, 2, 3, 64}) { // also where the mark is cut
+        const std::vector<std::string> lines = prepared(folder, input, "\n", part, 1);
+        REQUIRE(lines.size() == 2);
+        CHECK(lines[0].ends_with("shardone"));
+    }
+    CHECK(prepared(folder, input, "", 128, 1)[0].ends_with("shardone\ntwo\n"));
+}
+
 TEST_CASE("prepare: JSONL is cut at lines, and a bad one is named by its byte", "[data]") {
     const Folder folder;
     std::string lines;

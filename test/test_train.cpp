@@ -3,6 +3,7 @@
 #include "llmc/core/json.h"
 #include "llmc/core/recipe.h"
 #include "llmc/model/model.h"
+#include "llmc/ops/moe.h"
 #include "llmc/train/keys.h"
 #include "llmc/train/run.h"
 #include "llmc/train/schedule.h"
@@ -105,7 +106,7 @@ struct ShortRun {
 
 TEST_CASE("train: every step does what its stage says", "[train]") {
     ShortRun run({"-midtrain.lr_end", "3e-4", "-midtrain.decay", "10", "-pretrain.warmup", "5",
-                  "-pretrain.bias_rate", "1e-2"});
+                  "-pretrain.bias_rate", "1e-2", "-save_batches", "2"});
     REQUIRE(run.steps.size() == 74);
     REQUIRE(run.evals.size() == 3);
     const Schedule pretrain{5, 60, 0, 3e-3, 0, DecayShape::linear};
@@ -131,6 +132,22 @@ TEST_CASE("train: every step does what its stage says", "[train]") {
     }
     CHECK(size > 0.05);                  // 60 updates of 1e-2 moved it,
     CHECK(std::fabs(sum) < 1e-4 * size); // around zero
+    for (int step : {1, 2}) {            // the routing left is the one that was counted
+        const SafetensorsFile file(
+            format("%s/run/batches/pretrain_%08d.routing.safetensors", run.runs.c_str(), step));
+        const ModelConfig c = read_config(run.runs + "/run/ckpt/step_00000074");
+        const TensorEntry& entry = file.at("experts");
+        REQUIRE(entry.shape == std::vector<int64_t>{c.layers, 8 * 32, c.experts_per_token});
+        const std::vector<int64_t> experts = file.read_i64("experts");
+        double worst = 0;
+        for (int l = 0; l < c.layers; l++) {
+            std::vector<int32_t> counts(size_t(c.experts), 0);
+            const size_t of_layer = experts.size() / size_t(c.layers);
+            for (size_t i = 0; i < of_layer; i++) counts.at(experts[l * of_layer + i])++;
+            worst = std::max(worst, max_violation(counts.data(), c.experts));
+        }
+        CHECK(run.steps[size_t(step - 1)]["max_vio"].get<double>() == worst);
+    }
 }
 
 TEST_CASE("train: rollout and trainer have the same log-probs in every RL step", "[train][slow]") {

@@ -30,6 +30,35 @@ void same_files(const std::string& a, const std::string& b) {
     }
 }
 
+// Every tensor of a file in this dtype: routers too, as other programs write them. F16 gets other
+// values, of all exponents below 2; F64 such as lie beside the middle of two BF16: rounded to fp32
+// in between, as masters are, they fall on it.
+void store_again(const std::string& path, Dtype dtype) {
+    const SafetensorsFile file(path);
+    std::vector<SafetensorsWriter::Spec> specs;
+    for (const TensorEntry& entry : file.entries())
+        specs.push_back({entry.name, dtype, entry.shape});
+    SafetensorsWriter writer(path + ".new", specs); // what is read is mapped
+    Rng rng(7, 1);
+    for (const TensorEntry& entry : file.entries()) {
+        std::vector<char> values(size_t(entry.size()) * dtype_bytes(dtype));
+        for (int64_t i = 0; dtype == Dtype::f16 && i < entry.size(); i++) {
+            const uint16_t bits = uint16_t(rng.next_u64() & 0xbfff);
+            std::memcpy(values.data() + i * 2, &bits, 2);
+        }
+        if (dtype != Dtype::f16)
+            convert_values(file.data(entry), entry.dtype, values.data(), dtype, entry.size());
+        for (int64_t i = 0; dtype == Dtype::f64 && i < entry.size(); i++) {
+            const double value = (1 + double(rng.next_u64() % 128) / 128 + 0x1p-8) *
+                                 (1 + (rng.next_u64() % 2 ? 0x1p-40 : -0x1p-40));
+            std::memcpy(values.data() + i * 8, &value, 8);
+        }
+        writer.append(values.data(), values.size());
+    }
+    writer.finish();
+    std::filesystem::rename(path + ".new", path);
+}
+
 std::string bytes_of(const Model& model) {
     const View flat = model.weights.flat();
     return std::string(static_cast<const char*>(flat.data), flat.bytes());
@@ -88,6 +117,74 @@ TEST_CASE("weight files: what is rounded to BF16 is what the header says", "[wei
     const Json config = json_parse(read_file(folder.path + "/config.json"), "config.json");
     CHECK(config["dtype"] == "bfloat16");
     CHECK(config["torch_dtype"] == "bfloat16");
+}
+
+TEST_CASE("weight files: without masters the passes read the same bits from less memory",
+          "[weights]") {
+    const bool moe = GENERATE(false, true);
+    const Dtype stored = GENERATE(Dtype::f64, Dtype::f32, Dtype::bf16, Dtype::f16);
+    CAPTURE(moe, dtype_name(stored));
+    Folder folder;
+    Ctx plain(Backend::cpu, 0), with(Backend::cpu, 0, true), without(Backend::cpu, 0, true);
+    Model made(plain, shape(moe, false));
+    init_params(plain, made.weights, made.table, made.config, 5, 0.05);
+    save_weights(made, folder.path, 256, {Dtype::f32, 0});
+    store_again(folder.path + "/model.safetensors", stored);
+    Model kept(with, made.config), bare(without, made.config, Masters::none);
+    for (Model* model : {&kept, &bare}) load_weights(*model, folder.path);
+    for (const Param& param : made.table.params) {
+        INFO(param.name);
+        const View want = kept.pass_weights().tensor(param),
+                   got = bare.pass_weights().tensor(param);
+        CHECK(got.dtype == (param.routes() ? Dtype::f32 : Dtype::bf16));
+        REQUIRE(got.dtype == want.dtype);
+        CHECK(std::memcmp(got.data, want.data, want.bytes()) == 0);
+    }
+    for (int l = 0; moe && l < made.config.layers; l++) { // what the ops take is what was loaded
+        const BlockParams &want = kept.pass_weights().block(l), &got = bare.pass_weights().block(l);
+        CHECK(std::memcmp(got.router.data, want.router.data, want.router.bytes()) == 0);
+        CHECK(got.router_bias.dtype == Dtype::f32);
+    }
+    const auto taken = [](const Ctx& ctx) { return double(ctx.arena.bytes(Segment::parameters)); };
+    const double rope = double(kept.rope().bytes());
+    CHECK(taken(without) - rope < 0.4 * (taken(with) - rope)); // 2 bytes of 6, and fp32 routers
+}
+
+TEST_CASE("weight files: a tensor read in several parts is whole", "[weights]") {
+    const bool half = GENERATE(false, true);
+    CAPTURE(half);
+    const Folder folder;
+    ModelConfig config = shape(false, true);
+    config.layers = 1;
+    config.vocab = (2 << 21) / config.channels + 300; // two full parts and a rest
+    Ctx ctx(Backend::cpu, 0), reader(Backend::cpu, 0, half);
+    Model made(ctx, config);
+    const View flat = made.weights.flat();
+    for (int64_t i = 0; i < flat.size(); i++) // no two parts alike; exact in bf16
+        write_value(flat, i, double(i % 251) + (i >> 20 & 1 ? 0.5 : 0) * (i % 251 < 128));
+    save_weights(made, folder.path, 256, {half ? Dtype::bf16 : Dtype::f32, 0});
+    Model read(reader, config, Masters::none);
+    load_weights(read, folder.path);
+    for (const Param& param : made.table.params) {
+        INFO(param.name);
+        const View want = made.weights.tensor(param), got = read.pass_weights().tensor(param);
+        int64_t wrong = 0;
+        for (int64_t i = 0; i < param.size; i++) wrong += read_value(got, i) != read_value(want, i);
+        CHECK(wrong == 0);
+    }
+}
+
+TEST_CASE("weight files: a file cut while it is read is named with the byte", "[weights]") {
+    const Folder folder;
+    const std::string path = folder.path + "/x";
+    write_file_atomic(path, "0123456789");
+    const MappedFile file(path);
+    char got[6] = {};
+    file.read(got, 3, 5);
+    CHECK(std::string(got) == "34567");
+    std::filesystem::resize_file(path, 7);
+    CHECK(contains(message_of([&] { file.read(got, 3, 5); }),
+                   path + " ends at byte 7, it had 10 bytes"));
 }
 
 TEST_CASE("weight files: F16 is read to the last bit, its odd values too", "[weights]") {

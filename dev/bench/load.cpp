@@ -1,9 +1,13 @@
-// How long a checkpoint takes to load against reading its files: build/bench_load FOLDER [BYTES].
+// How long a checkpoint takes to load against reading its files:
+//     build/bench_load FOLDER [BYTES [F32|BF16]]
 // Makes FOLDER/DTYPE of a dense model of about BYTES (2e9) where it is not there, then alternates,
 // with the files in the page cache and without: read() of every file into one buffer, read() into
-// fresh memory, load_weights.
+// fresh memory, load_weights. Memory that a virtual machine has not used for a second may have
+// gone back to its host, and comes again at 1 GB/s: as much as is needed is written and freed
+// before each.
 #include "llmc/core/error.h"
 #include "llmc/core/recipe.h"
+#include "llmc/device/parallel.h"
 #include "llmc/model/model.h"
 
 #include <algorithm>
@@ -12,7 +16,6 @@
 #include <cstdlib>
 #include <fcntl.h>
 #include <functional>
-#include <sys/mman.h>
 #include <unistd.h>
 
 namespace {
@@ -67,44 +70,57 @@ double seconds(const std::function<void()>& work) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+void touch(size_t bytes) {
+    char* memory = static_cast<char*>(Arena::map(bytes));
+    parallel_for(int64_t(bytes >> 12), [&](int64_t page) { memory[page << 12] = 1; });
+    Arena::unmap(memory, bytes);
+}
+
+// One line: FOLDER into a model as ./rollout makes it with -dtype fp32 or bf16.
 void measure(Ctx& ctx, const std::string& folder, bool cold) {
     constexpr int kRounds = 5;
+    const ModelConfig config = read_config(folder);
     const size_t bytes = WeightFiles(folder).bytes();
+    const size_t most = size_t(count_parameters(config).total) * sizeof(float) + (cold ? bytes : 0);
     std::vector<double> again, fresh, load;
     std::vector<char> buffer(1 << 20);
+    auto prepare = [&] {
+        if (cold) drop_from_cache(folder);
+        touch(most);
+    };
     for (int round = 0; round < kRounds; round++) {
-        if (cold) drop_from_cache(folder);
+        prepare();
         again.push_back(seconds([&] { read_files(folder, buffer.data(), buffer.size()); }));
-        if (cold) drop_from_cache(folder);
+        prepare();
         fresh.push_back(seconds([&] {
             const size_t room = bytes + (2 << 20);
-            char* memory = static_cast<char*>(
-                ::mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-            ::madvise(memory, room, MADV_HUGEPAGE);
+            char* memory = static_cast<char*>(Arena::map(room));
             read_files(folder, memory, room);
-            ::munmap(memory, room);
+            Arena::unmap(memory, room);
         }));
-        if (cold) drop_from_cache(folder);
+        prepare();
         load.push_back(seconds([&] {
-            Model model(ctx, read_config(folder));
+            Model model(ctx, read_config(folder), Masters::none);
             load_weights(model, folder);
         }));
     }
     for (auto* v : {&again, &fresh, &load}) std::sort(v->begin(), v->end());
     const double a = again[kRounds / 2], f = fresh[kRounds / 2], l = load[kRounds / 2];
-    std::printf(
-        "%s, %s: %.2f GB; read into one buffer %.3f s, into fresh memory %.3f s, load %.3f s: "
-        "%.2f and %.2f of reading\n",
-        folder.c_str(), cold ? "not in the page cache" : "in the page cache", double(bytes) / 1e9,
-        a, f, l, l / a, l / f);
+    std::printf("%s as %s, %s: %.2f GB; read into one buffer %.3f s, into fresh memory %.3f s, "
+                "load %.3f s (%.3f to %.3f): %.2f and %.2f of reading\n",
+                folder.c_str(), ctx.bf16 ? "bf16" : "fp32",
+                cold ? "not in the page cache" : "in the page cache", double(bytes) / 1e9, a, f, l,
+                load.front(), load.back(), l / a, l / f);
+    std::fflush(stdout);
 }
 
 int bench(int argc, char** argv) {
     double bytes = 2e9;
-    if (argc < 2 || argc > 3 || (argc == 3 && !parse_real(argv[2], &bytes)))
-        usage_error("expected FOLDER [BYTES]", "build/bench_load /tmp/load 2e9");
-    Ctx ctx(Backend::cpu, 0);
+    if (argc < 2 || argc > 4 || (argc > 2 && !parse_real(argv[2], &bytes)))
+        usage_error("expected FOLDER [BYTES [F32|BF16]]", "build/bench_load /tmp/load 2e9");
+    Ctx ctx(Backend::cpu, 0), half(Backend::cpu, 0, true);
     for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {
+        if (argc == 4 && argv[3] != std::string(dtype_name(dtype))) continue;
         const std::string folder = std::string(argv[1]) + "/" + dtype_name(dtype);
         if (!path_exists(folder + "/config.json")) {
             make_directories(folder);
@@ -114,7 +130,10 @@ int bench(int argc, char** argv) {
                 const_cast<View&>(flat).as<float>()[i] = float(i % 1021) * 1e-3f - 0.5f;
             save_weights(model, folder, 0, {dtype, 0});
         }
-        for (const bool cold : {false, true}) measure(ctx, folder, cold);
+        for (const bool cold : {false, true}) {
+            measure(ctx, folder, cold);
+            if (dtype == Dtype::bf16) measure(half, folder, cold);
+        }
     }
     return 0;
 }

@@ -145,43 +145,49 @@ uint64_t FileWriter::finish() {
     return XXH3_64bits_digest(static_cast<XXH3_state_t*>(hash_state_));
 }
 
-MappedFile::MappedFile(const std::string& path) : path_(path) {
-    int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (fd < 0) io_error("cannot read", path);
+MappedFile::MappedFile(const std::string& path)
+    : path_(path), fd_(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+    if (fd_ < 0) io_error("cannot read", path);
+    auto fail = [&](const char* what) {
+        const int code = errno;
+        close(fd_);
+        errno = code;
+        io_error(what, path);
+    };
     struct stat info;
-    if (fstat(fd, &info) != 0 || S_ISDIR(info.st_mode)) {
-        close(fd);
-        if (S_ISDIR(info.st_mode)) errno = EISDIR;
-        io_error("cannot read", path);
+    if (fstat(fd_, &info) != 0) fail("cannot read");
+    if (S_ISDIR(info.st_mode)) {
+        errno = EISDIR;
+        fail("cannot read");
     }
     size_ = size_t(info.st_size);
-    if (size_ > 0) {
-        void* address = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (address == MAP_FAILED) {
-            close(fd);
-            io_error("cannot map", path);
-        }
-        data_ = static_cast<const uint8_t*>(address);
-    }
-    close(fd);
+    if (size_ == 0) return;
+    void* address = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd_, 0);
+    if (address == MAP_FAILED) fail("cannot map");
+    data_ = static_cast<const uint8_t*>(address);
 }
 
 MappedFile::~MappedFile() {
     if (data_) munmap(const_cast<uint8_t*>(data_), size_);
+    close(fd_);
 }
 
-void MappedFile::read_ahead() const {
-    if (data_) ::madvise(const_cast<uint8_t*>(data_), size_, MADV_WILLNEED);
-}
-
-void populate(const void* data, size_t bytes) {
-#ifdef MADV_POPULATE_READ // Linux 5.14; where it is refused the pages come one by one
-    const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE));
-    const uintptr_t begin = uintptr_t(data) / page * page;
-    ::madvise(reinterpret_cast<void*>(begin), uintptr_t(data) + bytes - begin, MADV_POPULATE_READ);
-#else
-    (void)data, (void)bytes;
-#endif
+void MappedFile::read(void* to, size_t begin, size_t bytes) const {
+    require(begin + bytes <= size_, "MappedFile::read: bytes %zu to %zu of %zu", begin,
+            begin + bytes, size_);
+    char* next = static_cast<char*>(to);
+    while (bytes > 0) {
+        const ssize_t got = ::pread(fd_, next, bytes, off_t(begin));
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) io_error("cannot read", format("%s at byte %zu", path_.c_str(), begin));
+        if (got == 0)
+            fatal(format("%s ends at byte %zu, it had %zu bytes when it was opened", path_.c_str(),
+                         begin, size_),
+                  "something writes to it; wait for that, or fetch it again");
+        next += got;
+        begin += size_t(got);
+        bytes -= size_t(got);
+    }
 }
 
 uint64_t hash64(const void* data, size_t bytes) { return XXH3_64bits(data, bytes); }

@@ -38,7 +38,7 @@ class FileWriter {
 // The same as above for what is not in memory in one piece.
 void write_file_atomic(const std::string& path, const std::function<void(FileWriter&)>& write);
 
-// A read-only memory map.
+// A read-only memory map, of what the file was when it was opened.
 class MappedFile {
   public:
     explicit MappedFile(const std::string& path);
@@ -47,16 +47,16 @@ class MappedFile {
     const uint8_t* data() const { return data_; }
     size_t size() const { return size_; }
     const std::string& path() const { return path_; }
-    void read_ahead() const; // the system begins to read all of it
+    // Bytes begin.. without a page of the map: faster where each is wanted once, and where the file
+    // was cut or the disk fails since, fatal() and not a signal. From any thread.
+    void read(void* to, size_t begin, size_t bytes) const;
 
   private:
     std::string path_;
+    int fd_ = -1;
     const uint8_t* data_ = nullptr;
     size_t size_ = 0;
 };
-
-// Maps these bytes of a MappedFile in one go, in place of a page fault for every 4 KB.
-void populate(const void* data, size_t bytes);
 
 uint64_t hash64(const void* data, size_t bytes); // XXH3, 64 bits
 std::string hash_text(uint64_t hash);            // 16 hex digits

@@ -24,11 +24,14 @@ class SafetensorsFile {
     const TensorEntry* find(const std::string& name) const;
     const TensorEntry& at(const std::string& name) const; // fatal() if absent
     const uint8_t* data(const TensorEntry& entry) const { return base_ + entry.begin; }
+    size_t offset(const TensorEntry& entry) const { // of its first byte in the file
+        return size_t(data(entry) - file_.data());
+    }
+    const MappedFile& file() const { return file_; }
     // Values converted to double (from any float or integer dtype) or to int64 (integer dtypes).
     std::vector<double> read_f64(const std::string& name) const;
     std::vector<int64_t> read_i64(const std::string& name) const;
     const std::string& path() const { return file_.path(); }
-    void read_ahead() const { file_.read_ahead(); }
 
   private:
     void parse_header();

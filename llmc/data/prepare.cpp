@@ -149,19 +149,23 @@ class PartWriter {
     void read_text(const Part& part) {
         const MappedFile file(part.path);
         const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
-        if (settings_.separator.empty()) return add(std::string(text), 0);
+        const size_t begin = text_begin(text, part.path);
+        if (settings_.separator.empty()) return add(std::string(text.substr(begin)), 0);
         for_each_between(text, settings_.separator, part.begin, part.end,
-                         [&](std::string_view document, size_t) { add(std::string(document), 0); });
+                         [&](std::string_view document, size_t at) {
+                             document.remove_prefix(at == 0 ? begin : 0);
+                             add(std::string(document), 0);
+                         });
     }
     void read_jsonl(const Part& part) {
         const std::vector<std::string> argv = unpacker(part.path);
         if (!argv.empty()) {
             const std::string text = read_command(argv);
-            return read_lines(text, 0, text.size(), part.path);
+            return read_lines(text, 0, text.size(), by_byte(part.path));
         }
         const MappedFile file(part.path);
         read_lines({reinterpret_cast<const char*>(file.data()), file.size()}, part.begin, part.end,
-                   part.path);
+                   by_byte(part.path));
     }
     void read_parquet(const Part& part) {
         std::vector<std::string> argv = settings_.parquet_command;
@@ -170,18 +174,27 @@ class PartWriter {
         for (const std::string& field : {settings_.prompt_field, settings_.field})
             if (!field.empty()) argv.push_back(field);
         const std::string text = read_command(argv);
-        read_lines(text, 0, text.size(),
-                   format("%s, rows of groups %llu to %llu", part.path.c_str(),
-                          (unsigned long long)part.begin, (unsigned long long)part.end));
+        read_lines(text, 0, text.size(), [&](size_t, int64_t number) {
+            return format("%s: row %ld, counted from row group %llu", part.path.c_str(),
+                          long(number), (unsigned long long)part.begin);
+        });
     }
-    void read_lines(std::string_view text, uint64_t begin, uint64_t end, const std::string& what) {
+    // What a message calls a line, by its first byte or its number from 0.
+    using Where = std::function<std::string(size_t at, int64_t number)>;
+    static Where by_byte(const std::string& path) {
+        return
+            [path](size_t at, int64_t) { return format("%s: line at byte %zu", path.c_str(), at); };
+    }
+    void read_lines(std::string_view text, uint64_t begin, uint64_t end, const Where& where) {
+        int64_t number = -1;
         for_each_between(text, "\n", begin, end, [&](std::string_view line, size_t at) {
+            number++;
             if (trim_text(std::string(line)).empty()) return;
-            const std::string where = format("%s: line at byte %zu", what.c_str(), at);
             try {
-                read_line(std::string(line), where);
-            } catch (const UserError&) {
-                if (!settings_.skip_bad_lines) throw;
+                read_line(std::string(line), where(at, number));
+            } catch (const UserError& error) {
+                if (!settings_.skip_bad_lines)
+                    fatal(error.what(), error.hint + "; -bad_lines skip leaves such out");
                 bad_lines_++;
             }
         });
@@ -195,7 +208,7 @@ class PartWriter {
         auto field = [&](const std::string& name) {
             if (!row.is_object() || !row.contains(name) || !row[name].is_string())
                 fatal(where + ": expected an object with a string \"" + name + "\"",
-                      "-field and -prompt_field choose others; -bad_lines skip leaves such out");
+                      "-field and -prompt_field choose others");
             return row[name].get<std::string>();
         };
         if (settings_.prompt_field.empty()) return add(field(settings_.field), 0);
@@ -295,5 +308,9 @@ PrepareTotals prepare_corpus(const std::vector<std::string>& inputs,
             totals.documents[split] += shard.documents();
             totals.tokens[split] += shard.tokens();
         }
+    if (totals.documents[0] + totals.documents[1] == 0)
+        fatal("data: not one document in " + std::to_string(parts.size()) + " parts of the input",
+              totals.bad_lines > 0 ? "every line was left out as a bad one: is -field right?"
+                                   : "are the files empty?");
     return totals;
 }

@@ -205,8 +205,13 @@ void add_file(FileSource& source, const std::string& path, bool alone) {
         source.add_shard(path);
         return;
     }
-    const std::string text = read_file(path);
-    if (!path.ends_with(".jsonl")) {
+    if (!path.ends_with(".txt") && !path.ends_with(".jsonl"))
+        fatal("data: " + path + ": expected a .txt, .jsonl or .shard file",
+              "rename it if it is text; data/prepare makes shards of .parquet, .jsonl.gz and "
+              ".jsonl.zst");
+    std::string text = read_file(path);
+    if (path.ends_with(".txt")) {
+        text.erase(0, text_begin(text, path));
         if (alone || text.size() > kLongText) source.add_text(text);
         else source.add_document(text, 0);
         return;
@@ -239,6 +244,13 @@ Document text_document(const Tokenizer& tokenizer, const std::string& text, size
         document.trained.push_back(bytes > prompt_bytes);
     }
     return document;
+}
+
+size_t text_begin(std::string_view file, const std::string& path) {
+    if (file.starts_with("\xff\xfe") || file.starts_with("\xfe\xff"))
+        fatal("data: " + path + ": expected UTF-8, found the mark of UTF-16 at byte 0",
+              "iconv -f UTF-16 -t UTF-8 converts it");
+    return file.starts_with("\xef\xbb\xbf") ? 3 : 0;
 }
 
 bool in_validation(const std::string& text, double fraction) {

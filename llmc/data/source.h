@@ -8,6 +8,7 @@
 //                documents
 //   FILE.jsonl   one object per line: "text", or "question"/"prompt" with "answer"
 //   FILE.shard   tokens (shard.h); a shard made for one split is in that split only
+// A mark of UTF-8 at the begin of a .txt is no part of its text.
 #pragma once
 #include "llmc/data/document.h"
 #include "llmc/data/tokenizer.h"
@@ -15,6 +16,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 class Source {
@@ -39,6 +41,9 @@ JsonlRow parse_jsonl_row(const std::string& line, const std::string& where);
 // The tokens of a whole text, no end of text behind them. Its first `prompt_bytes` are context
 // only; a token that reaches beyond them is a target.
 Document text_document(const Tokenizer& tokenizer, const std::string& text, size_t prompt_bytes);
+
+// Where the text of a .txt begins: behind a mark of UTF-8. fatal() if it is UTF-16 by its mark.
+size_t text_begin(std::string_view file, const std::string& path);
 
 // True for the share `fraction` of all texts, by their hash: equal texts fall on the same side.
 bool in_validation(const std::string& text, double fraction);

@@ -5,8 +5,14 @@
 
 #include <memory>
 
+// kept: weights in the dtype of sums, which an optimizer moves, and where X is bf16 a rounded copy
+// of them for the passes. none: weights are read only, and where X is bf16 that is all they are, a
+// third of the memory; routers stay fp32.
+enum class Masters { kept, none };
+
 struct Model {
-    Model(Ctx& ctx, const ModelConfig& config);
+    Model(Ctx& ctx, const ModelConfig& config, Masters masters);
+    Model(Ctx& ctx, const ModelConfig& config) : Model(ctx, config, Masters::kept) {}
     Model(const Model&) = delete;
 
     void set_rope_base(double base);
@@ -23,6 +29,7 @@ struct Model {
     ModelConfig config;
     const ParamTable table;
     ParamSet weights; // what the optimizer moves and checkpoints hold: fp32, double for ref
+                      // (without masters X)
 
   private:
     Ctx& ctx_;

@@ -72,6 +72,10 @@ int64_t place(std::vector<Param>& params, int64_t offset, const ModelConfig& c,
 
 } // namespace
 
+bool Param::routes() const {
+    return kind == ParamKind::router_bias || name.ends_with(".mlp.gate.weight");
+}
+
 ParamTable::ParamTable(const ModelConfig& c) : layers(c.layers) {
     auto top = [&](const char* name, std::vector<int64_t> shape, ParamKind kind) {
         params.push_back({name, shape, kind, -1, -1, product(shape)});
@@ -167,6 +171,19 @@ void ParamSet::share_routers(const ParamSet& other) {
     }
 }
 
+void ParamSet::widen_routers(Arena& arena, Segment segment) {
+    if (blocks_.empty() || blocks_[0].router.empty()) return;
+    const int64_t weights = blocks_[0].router.size(), biases = blocks_[0].router_bias.size();
+    const int64_t room = (weights + biases + kAlign - 1) / kAlign * kAlign;
+    routers_ = Buffer(arena, segment, Dtype::f32, "routers", int64_t(blocks_.size()) * room);
+    float* at = routers_.as<float>();
+    for (BlockParams& b : blocks_) {
+        b.router = make_view(at, Dtype::f32, b.router.name, b.router.shape[0], b.router.shape[1]);
+        b.router_bias = make_view(at + weights, Dtype::f32, b.router_bias.name, biases);
+        at += room;
+    }
+}
+
 char* ParamSet::data_at(int64_t offset) const {
     for (const Place& place : places_)
         if (offset >= place.span.begin && offset < place.span.end)
@@ -188,6 +205,8 @@ View ParamSet::span(const Span& s) const {
 }
 
 View ParamSet::tensor(const Param& p) const {
+    if (p.kind == ParamKind::router_bias) return blocks_[size_t(p.layer)].router_bias;
+    if (p.routes()) return blocks_[size_t(p.layer)].router;
     const Dtype dtype = memory_.view().dtype;
     void* data = data_at(p.offset);
     if (p.shape.size() == 1) return make_view(data, dtype, p.name.c_str(), p.shape[0]);

@@ -23,6 +23,9 @@ struct Param {
     int layer;      // -1 = none
     int64_t offset; // elements into the flat buffer
     int64_t size;   // elements, padding excluded
+
+    // A router's weight or bias: never rounded to bf16, as a selection hangs on its last bits.
+    bool routes() const;
 };
 
 struct Span { // elements of the flat order
@@ -79,8 +82,13 @@ class ParamSet {
     View head() const { return head_; }    // (Vp, C), the embedding when tied
     View final_norm() const { return final_norm_; }
     const BlockParams& block(int layer) const { return blocks_[layer]; }
-    void
-    share_routers(const ParamSet& other); // reads other's router weights and biases from now on
+    size_t bytes() const {
+        return memory_.view().bytes() + (routers_.view().empty() ? 0 : routers_.view().bytes());
+    }
+    // Reads other's router weights and biases from now on.
+    void share_routers(const ParamSet& other);
+    // Router weights and biases get memory of their own, fp32.
+    void widen_routers(Arena& arena, Segment segment);
 
   private:
     struct Place {
@@ -90,7 +98,7 @@ class ParamSet {
     char* data_at(int64_t offset) const; // offset: of the flat order
 
     std::vector<Place> places_;
-    Buffer memory_;
+    Buffer memory_, routers_;
     int64_t trained_size_;
     View embed_, head_, final_norm_;
     std::vector<BlockParams> blocks_;

@@ -113,8 +113,11 @@ const void* WeightFiles::values(const Param& param, Dtype* dtype) const {
     return place.file->data(*place.entry);
 }
 
-void WeightFiles::read_ahead() const {
-    for (const auto& file : files_) file->read_ahead();
+const MappedFile& WeightFiles::place(const Param& param, Dtype* dtype, size_t* offset) const {
+    const Place& place = places_.at(param.name);
+    *dtype = place.entry->dtype;
+    *offset = place.file->offset(*place.entry);
+    return place.file->file();
 }
 
 uint64_t WeightFiles::bytes() const {
@@ -138,9 +141,7 @@ std::vector<StoredTensor> stored_tensors(const ModelConfig& config, const ParamT
                                          Dtype dtype) {
     std::vector<StoredTensor> tensors;
     for (const Param& param : table.params) {
-        const bool exact = param.kind == ParamKind::router_bias ||
-                           param.name.find(".mlp.gate.weight") != std::string::npos;
-        tensors.push_back({&param, {param.name, exact ? Dtype::f32 : dtype, param.shape}});
+        tensors.push_back({&param, {param.name, param.routes() ? Dtype::f32 : dtype, param.shape}});
     }
     if (!config.moe()) return tensors;
     // transformers builds a shared expert of width 0 and asks for it.

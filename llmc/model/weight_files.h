@@ -22,8 +22,9 @@ class WeightFiles {
     void check(const ModelConfig& config, const ParamTable& table) const;
     // A tensor of the table, in the file's dtype; its memory may be unaligned.
     const void* values(const Param& param, Dtype* dtype) const;
-    uint64_t bytes() const;  // of all files
-    void read_ahead() const; // the system begins to read them
+    // The same by its place, for MappedFile::read().
+    const MappedFile& place(const Param& param, Dtype* dtype, size_t* offset) const;
+    uint64_t bytes() const; // of all files
 
   private:
     struct Place {

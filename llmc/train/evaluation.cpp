@@ -8,10 +8,31 @@
 #include <algorithm>
 #include <cmath>
 
+// Empty = none is scored.
+std::string Run::validation_data() const {
+    if (recipe_.real("", "val_fraction") == 0) return "";
+    const std::string& data = recipe_.text("", "val_data");
+    return data.empty() ? recipe_.text("pretrain", "data") : data;
+}
+
+// Opens the texts that later stages and evaluations will read: a wrong path or a file without
+// held-out text stops the run before its first step, not days later.
+void Run::check_data() const {
+    if (position_.stage == stage_names_.size()) return;
+    for (size_t i = position_.stage + 1; i < stage_names_.size(); i++) {
+        const std::string& stage = stage_names_[i];
+        if (stage == "rl") continue; // its problems are few, and looked at by themselves
+        DataStream(recipe_.text(stage, "data"), stream_options(recipe_, stage, Split::train),
+                   tokenizer_);
+    }
+    if (!validation_data().empty())
+        DataStream(validation_data(), stream_options(recipe_, "pretrain", Split::validation),
+                   tokenizer_);
+}
+
 // Cross-entropy, entropy and masses of held-out text, on the pre-training distribution.
 void Run::validate(Json& line) {
-    std::string data = recipe_.text("", "val_data");
-    if (data.empty()) data = recipe_.text("pretrain", "data");
+    const std::string data = validation_data();
     if (data.empty()) return;
     DataStream stream(data, stream_options(recipe_, "pretrain", Split::validation), tokenizer_);
     const int64_t context = recipe_.integer("pretrain", "context");

@@ -93,6 +93,28 @@ void MicroBatchViews::weigh_kl(Ctx& ctx, const MicroBatch& m, const LossShape& s
     old_logp = View{};
 }
 
+void SavedRouting::add(Ctx& ctx, const TrainPass& pass, const ModelConfig& c,
+                       const MicroBatch& micro) {
+    experts_.resize(size_t(c.layers));
+    chosen_ = c.experts_per_token;
+    const int64_t rows = int64_t(micro.tokens.size()) - micro.padding;
+    for (int l = 0; l < c.layers; l++) {
+        const HostRead chosen(ctx, pass.acts(l).experts);
+        const int32_t* first = chosen.view().as<int32_t>();
+        experts_[size_t(l)].insert(experts_[size_t(l)].end(), first, first + rows * chosen_);
+    }
+}
+
+void SavedRouting::write(const std::string& path) const {
+    const int64_t layers = int64_t(experts_.size());
+    const int64_t rows = layers > 0 ? int64_t(experts_[0].size()) / chosen_ : 0;
+    std::vector<int32_t> all;
+    for (const auto& layer : experts_) all.insert(all.end(), layer.begin(), layer.end());
+    SafetensorsWriter writer(path, {{"experts", Dtype::i32, {layers, rows, chosen_}}});
+    writer.append(all.data(), all.size() * sizeof(int32_t));
+    writer.finish();
+}
+
 void StatSums::add(const MicroBatch& m, const View& stats, const LossShape& shape,
                    const Tokenizer& tokenizer) {
     for (size_t n = 0; n < m.targets.size(); n++) {

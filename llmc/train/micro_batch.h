@@ -1,5 +1,6 @@
 // The rows of one forward and backward: cut from a batch, given to a pass, their statistics summed.
 #pragma once
+#include "llmc/core/safetensors.h"
 #include "llmc/data/stream.h"
 #include "llmc/device/comm.h"
 #include "llmc/device/memory.h"
@@ -45,6 +46,19 @@ class MicroBatchViews {
 
   private:
     Mirror tokens_, positions_, doc_start_, targets_, scale_, old_logp_, stats_;
+};
+
+// The experts that the rows of a step were given to, as safetensors beside its rows (write_rows):
+// experts (L, rows, K) i32. For who wants to see a routing, or to repeat it elsewhere.
+class SavedRouting {
+  public:
+    // Behind the forward of a micro-batch, without recompute, which keeps one block's at a time.
+    void add(Ctx& ctx, const TrainPass& pass, const ModelConfig& config, const MicroBatch& micro);
+    void write(const std::string& path) const;
+
+  private:
+    std::vector<std::vector<int32_t>> experts_; // by layer
+    int64_t chosen_ = 0;                        // K
 };
 
 // Means over the rows with a target, summed in row order.

@@ -94,6 +94,7 @@ Run::Run(const Recipe& recipe, Comm& comm)
     optimizer_ = std::make_unique<Optimizer>(*ctx_, comm_, *model_);
     pass_ = std::make_unique<TrainPass>(*ctx_, *model_, shape.pass);
     start_or_resume();
+    if (comm_.root()) check_data();
 }
 
 Run::~Run() {
@@ -267,6 +268,13 @@ bool Run::run_stage() {
     return position_.stage == stage_names_.size() || !stopping();
 }
 
+// With save_batches, of a MoE on one rank that keeps every block's activations.
+bool Run::saves_routing(const Stage& stage) const {
+    return stage.name != "rl" && model_->config.moe() && comm_.size() == 1 &&
+           recipe_.text("", "recompute") == "no" &&
+           position_.step < recipe_.integer("", "save_batches");
+}
+
 // Gradients of a step on their way to every rank's own: the sums of all micro-batches.
 StatSums Run::sum_gradients(const Stage& stage, const StageBatch& batch) {
     pass_->zero_grads();
@@ -275,6 +283,8 @@ StatSums Run::sum_gradients(const Stage& stage, const StageBatch& batch) {
     // ranks would meet in different exchanges after it.
     const int64_t own_turns = int64_t(batch.micro.size());
     const int64_t turns = pass_->sharded() ? int64_t(comm_.all_max(double(own_turns))) : own_turns;
+    const bool routing_saved = saves_routing(stage);
+    SavedRouting routing;
     for (const MicroBatch& micro : batch.micro) {
         views_.fill(*ctx_, micro);
         pass_->forward(views_.batch, true);
@@ -285,8 +295,12 @@ StatSums Run::sum_gradients(const Stage& stage, const StageBatch& batch) {
         pass_->loss_backward(views_.stats, views_.targets, views_.scale, views_.old_logp,
                              stage.loss);
         sums.add(micro, views_.read_stats(*ctx_), stage.loss, tokenizer_);
+        if (routing_saved) routing.add(*ctx_, *pass_, model_->config, micro);
         fault_point(stage.name + ".trained");
     }
+    if (routing_saved)
+        routing.write(format("%s/batches/%s_%08lld.routing.safetensors", folder_.c_str(),
+                             stage.name.c_str(), (long long)(position_.step + 1)));
     for (int64_t turn = own_turns; turn < turns; turn++) pass_->backward_of_nothing();
     sums.all_sum(comm_);
     if (model_->config.moe()) {

@@ -42,6 +42,9 @@ class Run {
     void save(bool stage_end);
     void evaluate_stage(const std::string& name); // evaluation.cpp
     void validate(Json& line);
+    bool saves_routing(const Stage& stage) const;
+    void check_data() const;
+    std::string validation_data() const;
     void print_table() const;
 
     const Recipe recipe_;
