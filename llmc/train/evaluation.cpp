@@ -76,55 +76,62 @@ void Run::evaluate_stage(const std::string& name) {
     log_->end_progress();
     Json line = {{"kind", "eval"}, {"stage", name}, {"global_step", position_.global_step}};
     validate(line);
-    const std::string source = recipe_.text("", "eval_problems");
     std::string said = name + ":";
     if (line.contains("val_ce"))
         said +=
             format(" val CE %.4f, entropy %.4f, %.3f bits per byte", line["val_ce"].get<double>(),
                    line["val_entropy"].get<double>(), line["bits_per_byte"].get<double>());
-    if (!source.empty()) {
-        const ProblemSet set(source, Split::validation, recipe_.real("", "val_fraction"), 0);
-        std::vector<Problem> problems = set.first(recipe_.integer("", "eval_count"));
-        const int samples = int(recipe_.integer("", "eval_samples"));
-        const std::unique_ptr<SampleSource> source = make_source();
-        // A key of its own: the numbers are those of no training step.
-        const SampleSettings settings{recipe_.real("", "eval_temperature"),
-                                      recipe_.real("", "eval_top_p"),
-                                      0,
-                                      int(recipe_.integer("", "eval_new_tokens")),
-                                      {tokenizer_.end_of_text()},
-                                      uint64_t(recipe_.integer("", "seed")),
-                                      ~uint64_t(0)};
-        SampleLog log(comm_, folder_ + "/samples/after_" + name + ".jsonl",
-                      sampling_fingerprint(*model_, settings), SampleLog::Others::removed);
-        if (log.size() > 0) log_->say(format("%zu samples were drawn before", log.size()));
-        const std::vector<Answer> answers =
-            answer_problems(comm_, *source, tokenizer_, problems, samples, 0, settings, {}, log)
-                .answers;
-        log.finish();
-        std::vector<Outcome> outcomes;
-        for (const Answer& a : answers) outcomes.push_back(outcome_of(a));
-        const EvalResult r = summarize_outcomes(problems, outcomes, samples, 0);
-        line["problems"] = r.problems;
-        line["samples"] = r.samples;
-        write_estimate(line, "avg", r.avg);
-        write_estimate(line, "cons", r.cons);
-        for (const auto& [k, value] : r.pass) write_estimate(line, format("pass_%d", k), value);
-        line["answered"] = r.answered;
-        line["finished"] = r.finished;
-        line["answer_length"] = r.mean_length;
-        line["answer_entropy"] = r.entropy;
-        said += format(", Avg@%d %.3f, %.1f tokens", r.samples, r.avg.mean, r.mean_length);
-        log_->say(said);
-        for (size_t i = 0; i < answers.size() && i < size_t(2 * samples); i += size_t(samples)) {
-            std::string text = problems[answers[i].completion.request].prompt + answers[i].text;
-            std::replace(text.begin(), text.end(), '\n', '|');
-            log_->say("  sample: " + text);
-        }
-    } else {
-        log_->say(said);
-    }
+    const std::vector<std::string> shown = answer_held_out(name, line);
+    if (line.contains("avg"))
+        said += format(", Avg@%d %.3f, %.1f tokens", line["samples"].get<int>(),
+                       line["avg"].get<double>(), line["answer_length"].get<double>());
+    log_->say(said);
+    for (const std::string& sample : shown) log_->say("  sample: " + sample);
     log_->metrics(line);
+}
+
+// Held-out problems, graded; returns the first answer to each of the first two of them.
+std::vector<std::string> Run::answer_held_out(const std::string& stage, Json& line) {
+    const std::string problem_source = recipe_.text("", "eval_problems");
+    if (problem_source.empty()) return {};
+    const ProblemSet set(problem_source, Split::validation, recipe_.real("", "val_fraction"), 0);
+    std::vector<Problem> problems = set.first(recipe_.integer("", "eval_count"));
+    const int samples = int(recipe_.integer("", "eval_samples"));
+    const std::unique_ptr<SampleSource> source = make_source();
+    // A key of its own: the numbers are those of no training step.
+    const SampleSettings settings{recipe_.real("", "eval_temperature"),
+                                  recipe_.real("", "eval_top_p"),
+                                  0,
+                                  int(recipe_.integer("", "eval_new_tokens")),
+                                  {tokenizer_.end_of_text()},
+                                  uint64_t(recipe_.integer("", "seed")),
+                                  ~uint64_t(0)};
+    SampleLog log(comm_, folder_ + "/samples/after_" + stage + ".jsonl",
+                  sampling_fingerprint(*model_, settings), SampleLog::Others::removed);
+    if (log.size() > 0) log_->say(format("%zu samples were drawn before", log.size()));
+    const std::vector<Answer> answers =
+        answer_problems(comm_, *source, tokenizer_, problems, samples, 0, settings, {}, log)
+            .answers;
+    log.finish();
+    std::vector<Outcome> outcomes;
+    for (const Answer& a : answers) outcomes.push_back(outcome_of(a));
+    const EvalResult r = summarize_outcomes(problems, outcomes, samples, 0);
+    line["problems"] = r.problems;
+    line["samples"] = r.samples;
+    write_estimate(line, "avg", r.avg);
+    write_estimate(line, "cons", r.cons);
+    for (const auto& [k, value] : r.pass) write_estimate(line, format("pass_%d", k), value);
+    line["answered"] = r.answered;
+    line["finished"] = r.finished;
+    line["answer_length"] = r.mean_length;
+    line["answer_entropy"] = r.entropy;
+    std::vector<std::string> shown;
+    for (size_t i = 0; i < answers.size() && i < size_t(2 * samples); i += size_t(samples)) {
+        std::string text = problems[answers[i].completion.request].prompt + answers[i].text;
+        std::replace(text.begin(), text.end(), '\n', '|');
+        shown.push_back(text);
+    }
+    return shown;
 }
 
 void Run::print_table() const {
