@@ -8,11 +8,20 @@
 #include <algorithm>
 #include <cmath>
 
-// Empty = none is scored.
-std::string Run::validation_data() const {
-    if (recipe_.real("", "val_fraction") == 0) return "";
-    const std::string& data = recipe_.text("", "val_data");
-    return data.empty() ? recipe_.text("pretrain", "data") : data;
+// What validation reads: files of -val_data that no stage learns as a whole, of other text what
+// val_fraction holds out. Null if nothing is.
+std::unique_ptr<DataStream> Run::validation_stream() const {
+    StreamOptions options = stream_options(recipe_, "pretrain", Split::validation);
+    std::string data = recipe_.text("", "val_data");
+    std::set<std::string> learnt = mixture_files(recipe_.text("pretrain", "data"));
+    learnt.merge(mixture_files(recipe_.text("midtrain", "data")));
+    bool apart = !data.empty();
+    for (const std::string& file : mixture_files(data))
+        apart = apart && file.rfind("embedded:", 0) != 0 && !learnt.contains(file);
+    if (apart) options.val_fraction = 1;
+    if (data.empty()) data = recipe_.text("pretrain", "data");
+    if (options.val_fraction == 0 || data.empty()) return nullptr;
+    return std::make_unique<DataStream>(data, options, tokenizer_);
 }
 
 // Opens the texts that later stages and evaluations will read: a wrong path or a file without
@@ -25,16 +34,13 @@ void Run::check_data() const {
         DataStream(recipe_.text(stage, "data"), stream_options(recipe_, stage, Split::train),
                    tokenizer_);
     }
-    if (!validation_data().empty())
-        DataStream(validation_data(), stream_options(recipe_, "pretrain", Split::validation),
-                   tokenizer_);
+    validation_stream();
 }
 
 // Cross-entropy, entropy and masses of held-out text, on the pre-training distribution.
 void Run::validate(Json& line) {
-    const std::string data = validation_data();
-    if (data.empty()) return;
-    DataStream stream(data, stream_options(recipe_, "pretrain", Split::validation), tokenizer_);
+    const std::unique_ptr<DataStream> stream = validation_stream();
+    if (!stream) return;
     const int64_t context = recipe_.integer("pretrain", "context");
     const int64_t rows = recipe_.integer("", "val_rows");
     const int64_t at_a_time = rows_at_a_time(recipe_, context, rows);
@@ -43,7 +49,7 @@ void Run::validate(Json& line) {
     StatSums sums;
     for (int64_t done = 0, turn = 0; done < rows; done += at_a_time, turn++) {
         PackedRows packed;
-        stream.next_rows(std::min(at_a_time, rows - done), packed);
+        stream->next_rows(std::min(at_a_time, rows - done), packed);
         if (recipe_.integer("", "save_batches") > 0 && comm_.root()) seen.push_back(packed);
         if (turn % comm_.size() != comm_.rank()) continue;
         for (const MicroBatch& micro :

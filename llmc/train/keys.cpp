@@ -94,9 +94,10 @@ const std::vector<Key> kRunKeys = {
     {"eval_top_p", "evaluation", kReal, "1", 1e-6, 1, "", "mass kept of the distribution; 1 = off"},
     {"eval_temperature", "evaluation", kReal, "1", 0, 100, "", "0 = greedy"},
     {"val_data", "evaluation", kWord, "", 0, 0, "source",
-     "text whose held-out part is scored after every stage; empty = pretrain's data"},
+     "text scored after every stage: files that no stage learns as a whole, of others the held-out "
+     "part; empty = pretrain's data"},
     {"val_fraction", "evaluation", kReal, "0.02", 0, 0.5, "",
-     "share of the text held out; 0 = none is, nor scored"},
+     "share of the text held out; 0 = none"},
     {"val_rows", "evaluation", kInt, "256", 1, 1e9, "rows", "rows of held-out text scored"},
 };
 

@@ -43,7 +43,7 @@ class Run {
     void save(bool stage_end);
     // evaluation.cpp
     void check_data() const;
-    std::string validation_data() const;
+    std::unique_ptr<DataStream> validation_stream() const;
     void evaluate_stage(const std::string& name);
     void validate(Json& line);
     std::vector<std::string> answer_held_out(const std::string& stage, Json& line);
