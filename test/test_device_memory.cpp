@@ -34,8 +34,7 @@ template <class Work> bool survives(const Work& work) {
 }
 
 struct PlayedGpu {
-    Ctx ctx{Backend::simt, 1};
-    PlayedGpu() { ctx.play_gpu(); }
+    Ctx ctx{{Backend::simt, 1, false}, 0};
     Buffer buffer(int64_t n) { return Buffer(ctx.arena, Segment::activations, Dtype::f32, "x", n); }
 };
 

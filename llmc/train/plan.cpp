@@ -139,7 +139,7 @@ RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer, Comm& comm)
 
 MemoryPlan plan_memory(const CtxSettings& on, const RunShape& shape, Comm& comm) {
     const bool cuda = on.backend == Backend::cuda, apart = cuda || on.backend == Backend::simt;
-    Ctx dry(on); // addresses of the host, never written
+    Ctx dry(on.backend, on.threads, on.bf16); // addresses of the host, never written
     Model model(dry, shape.config);
     const Optimizer optimizer(dry, comm, model);
     const TrainPass pass(dry, model, shape.pass);

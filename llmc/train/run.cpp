@@ -79,10 +79,10 @@ Run::Run(const Recipe& recipe, Comm& comm)
     stage_names_ = shape.stages;
     check_prompts(recipe, tokenizer_, stage_names_); // RL may be days away
     const Backend backend = choose_backend(recipe.text("", "device"));
+    const int threads = threads_per_rank(int(recipe.integer("", "threads")), comm.local_size());
     ctx_ = std::make_unique<Ctx>(
-        backend, threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()),
-        choose_bf16(recipe.text("", "dtype"), backend), comm.local_rank());
-    ctx_->play_gpu();
+        CtxSettings{backend, threads, choose_bf16(recipe.text("", "dtype"), backend)},
+        comm.local_rank());
     plan_ = check_memory(*ctx_, shape, comm_);
     folder_ = recipe_.text("", "runs") + "/" + run_name(recipe_);
     if (comm_.root()) {
@@ -193,7 +193,7 @@ void Run::describe() const {
 }
 
 void Run::say_memory() {
-    int64_t bytes = int64_t(ctx_->scratch.unreserved_bytes()); // of the GPU, or else of the process
+    int64_t bytes = 0; // of the device, or else of the process
     for (int i = 0; i < int(Segment::count); i++) bytes += int64_t(ctx_->arena.peak(Segment(i)));
     if (!ctx_->memory) bytes = peak_resident_bytes();
     const double taken = comm_.all_max(double(bytes));
