@@ -43,12 +43,16 @@ void attention_paged_forward(Ctx& ctx, View out, const View& q, const View& k_pa
 
 } // namespace ref
 
-// Bytes of ctx.scratch that the two take for N rows of documents that are on average 16 rows
-// long or longer, and none longer than `longest`.
+namespace cpu {
+// Of the two, for N rows of documents that are on average 16 rows long or longer, and none longer
+// than `longest`.
 size_t attention_forward_scratch(const Ctx& ctx, int64_t N, int kv_heads, int head_dim);
 size_t attention_backward_scratch(const Ctx& ctx, int64_t N, int64_t longest, int heads,
                                   int kv_heads, int head_dim);
+} // namespace cpu
 
 DECLARE_KERNEL_OP(attention_forward)
 DECLARE_KERNEL_OP(attention_backward)
 DECLARE_KERNEL_OP(attention_paged_forward)
+DECLARE_SCRATCH(attention_forward_scratch)
+DECLARE_SCRATCH(attention_backward_scratch)

@@ -5,8 +5,8 @@
 //
 // re-declares exactly that type as check::norm_forward (the contract's checks), cpu::norm_forward,
 // and a callable ::norm_forward that checks once and dispatches; its results are there after
-// Ctx::wait(). Definitions are written with the
-// qualified name (`void cpu::norm_forward(...) {`), so a drifting signature does not compile.
+// Ctx::wait(). Definitions are written with the qualified name (`void cpu::norm_forward(...) {`),
+// so a drifting signature does not compile.
 // DECLARE_KERNEL_OP also declares simt::norm_forward and cuda::norm_forward: one definition,
 // `void gpu::norm_forward(...)` in the op's .cu (device/gpu.h), compiled once for each.
 //
@@ -58,6 +58,28 @@ template <class... Args> struct Op<void(Ctx&, Args...)> {
     }                                                                                              \
     inline constexpr Op<decltype(ref::fn)> fn{check::fn, ref::fn, cpu::fn, simt::fn,               \
                                               BUILT_BY_NVCC(cuda::fn)};
+
+// Bytes of ctx.scratch that an op takes at most, so that a plan knows of them. Declared once in
+// namespace cpu, defined where they are taken: beside the fast CPU form, and in the op's .cu; a
+// plan for cuda asks simt's, which every build has. ref takes none.
+template <class Signature> struct ScratchBytes;
+template <class... Args> struct ScratchBytes<size_t(const Ctx&, Args...)> {
+    using Fn = size_t(const Ctx&, Args...);
+    Fn *cpu, *simt;
+    size_t operator()(const Ctx& ctx, Args... args) const {
+        if (ctx.backend == Backend::ref) return 0;
+        return (ctx.backend == Backend::cpu ? cpu : simt)(ctx, args...);
+    }
+};
+
+#define DECLARE_SCRATCH(fn)                                                                        \
+    namespace simt {                                                                               \
+    extern decltype(cpu::fn) fn;                                                                   \
+    }                                                                                              \
+    namespace cuda {                                                                               \
+    extern decltype(cpu::fn) fn;                                                                   \
+    }                                                                                              \
+    inline constexpr ScratchBytes<decltype(cpu::fn)> fn{cpu::fn, simt::fn};
 
 // Contract checks shared by the ops. Each stops with the op's and the view's name and shape.
 void require_shape(const char* op, const View& view, int64_t n0);

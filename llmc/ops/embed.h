@@ -20,8 +20,11 @@ void embed_backward(Ctx& ctx, View dweight, const View& dout, const View& tokens
 
 } // namespace ref
 
-// Bytes of ctx.scratch that embed_backward takes for N rows.
+namespace cpu {
+// Of embed_backward for N rows.
 size_t embed_backward_scratch(const Ctx& ctx, int64_t N);
+} // namespace cpu
 
 DECLARE_KERNEL_OP(embed_forward)
 DECLARE_KERNEL_OP(embed_backward)
+DECLARE_SCRATCH(embed_backward_scratch)

@@ -210,3 +210,7 @@ void gpu::rmsnorm_backward(Ctx& ctx, View dresidual, View dweight, const View& d
                                                                        dout, residual, rstd,
                                                                        weight);
 }
+
+size_t gpu::rmsnorm_backward_scratch(const Ctx&, int64_t N, int64_t C) {
+    return size_t((N + kRowsPerBlock - 1) / kRowsPerBlock * C) * sizeof(float);
+}

@@ -30,8 +30,11 @@ void rmsnorm_backward(Ctx& ctx, View dresidual, View dweight, const View& dout,
 
 } // namespace ref
 
-// Bytes of ctx.scratch that rmsnorm_backward takes.
+namespace cpu {
+// Of rmsnorm_backward.
 size_t rmsnorm_backward_scratch(const Ctx& ctx, int64_t N, int64_t C);
+} // namespace cpu
 
 DECLARE_KERNEL_OP(rmsnorm_forward)
 DECLARE_KERNEL_OP(rmsnorm_backward)
+DECLARE_SCRATCH(rmsnorm_backward_scratch)
