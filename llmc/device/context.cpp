@@ -1,3 +1,4 @@
+// Contract: context.h.
 #include "llmc/device/context.h"
 
 #include "llmc/device/cuda_device.h"

@@ -41,9 +41,10 @@ void convert_rows_on_host(View to, const View& from) {
 }
 
 void round_tensor(Ctx& ctx, View to, const View& from) {
-    require(to.contiguous() && from.contiguous() && to.size() == from.size(),
-            "round_tensor: %s %s, %s %s", to.name, shape_text(to).c_str(), from.name,
-            shape_text(from).c_str());
+    require(to.contiguous() && from.contiguous() && to.size() == from.size() &&
+                to.dtype == Dtype::bf16 && from.dtype == Dtype::f32,
+            "round_tensor: %s %s %s, %s %s %s", to.name, dtype_name(to.dtype),
+            shape_text(to).c_str(), from.name, dtype_name(from.dtype), shape_text(from).c_str());
     const View flat_to = make_view(to.data, to.dtype, to.name, 1, to.size());
     const View flat = make_view(from.data, from.dtype, from.name, 1, from.size());
     ctx.enqueue([&ctx, flat_to, flat] {

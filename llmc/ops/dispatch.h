@@ -10,11 +10,14 @@
 // DECLARE_KERNEL_OP also declares simt::norm_forward and cuda::norm_forward: one definition,
 // `void gpu::norm_forward(...)` in the op's .cu (device/gpu.h), compiled once for each.
 //
-// Where kernels run, a call may hold its tensors of X in bf16. What is summed over rows or saved
-// for the backward (weight gradients, statistics, rstd) stays fp32; so do row scales and tables.
+// In contracts X is f32 or bf16: weights and activations, all tensors of X in a call alike. f32 is
+// what is summed over rows or saved for the backward (weight gradients, statistics, rstd), row
+// scales and tables. ref has f64 for both. i32, and f64 where a contract says so, are the same
+// everywhere. N, C and all other sizes are >= 0 and fit an int.
 #pragma once
 #include "llmc/device/context.h"
 
+#include <initializer_list>
 #include <tuple>
 
 template <class Signature> struct Op;
@@ -34,28 +37,19 @@ template <class... Args> struct Op<void(Ctx&, Args...)> {
     }
 };
 
+#define REDECLARE(space, prototype, fn)                                                            \
+    namespace space {                                                                              \
+    extern decltype(prototype) fn;                                                                 \
+    }
 #define DECLARE_OP(fn)                                                                             \
-    namespace check {                                                                              \
-    extern decltype(ref::fn) fn;                                                                   \
-    }                                                                                              \
-    namespace cpu {                                                                                \
-    extern decltype(ref::fn) fn;                                                                   \
-    }                                                                                              \
+    REDECLARE(check, ref::fn, fn)                                                                  \
+    REDECLARE(cpu, ref::fn, fn)                                                                    \
     inline constexpr Op<decltype(ref::fn)> fn{check::fn, ref::fn, cpu::fn, cpu::fn, cpu::fn};
-
 #define DECLARE_KERNEL_OP(fn)                                                                      \
-    namespace check {                                                                              \
-    extern decltype(ref::fn) fn;                                                                   \
-    }                                                                                              \
-    namespace cpu {                                                                                \
-    extern decltype(ref::fn) fn;                                                                   \
-    }                                                                                              \
-    namespace simt {                                                                               \
-    extern decltype(ref::fn) fn;                                                                   \
-    }                                                                                              \
-    namespace cuda {                                                                               \
-    extern decltype(ref::fn) fn;                                                                   \
-    }                                                                                              \
+    REDECLARE(check, ref::fn, fn)                                                                  \
+    REDECLARE(cpu, ref::fn, fn)                                                                    \
+    REDECLARE(simt, ref::fn, fn)                                                                   \
+    REDECLARE(cuda, ref::fn, fn)                                                                   \
     inline constexpr Op<decltype(ref::fn)> fn{check::fn, ref::fn, cpu::fn, simt::fn,               \
                                               BUILT_BY_NVCC(cuda::fn)};
 
@@ -73,12 +67,8 @@ template <class... Args> struct ScratchBytes<size_t(const Ctx&, Args...)> {
 };
 
 #define DECLARE_SCRATCH(fn)                                                                        \
-    namespace simt {                                                                               \
-    extern decltype(cpu::fn) fn;                                                                   \
-    }                                                                                              \
-    namespace cuda {                                                                               \
-    extern decltype(cpu::fn) fn;                                                                   \
-    }                                                                                              \
+    REDECLARE(simt, cpu::fn, fn)                                                                   \
+    REDECLARE(cuda, cpu::fn, fn)                                                                   \
     inline constexpr ScratchBytes<decltype(cpu::fn)> fn{cpu::fn, simt::fn};
 
 // Contract checks shared by the ops. Each stops with the op's and the view's name and shape.
@@ -86,4 +76,6 @@ void require_shape(const char* op, const View& view, int64_t n0);
 void require_shape(const char* op, const View& view, int64_t n0, int64_t n1);
 void require_shape(const char* op, const View& view, int64_t n0, int64_t n1, int64_t n2);
 void require_dtype(const char* op, const View& view, Dtype dtype);
-void require_real(const char* op, const View& view, const Ctx& ctx); // X, or bf16 for kernels
+// Of all that are not empty.
+void require_dtypes(const char* op, Dtype dtype, std::initializer_list<const View*> views);
+void require_real(const char* op, const View& view, const Ctx& ctx); // a dtype that X may be

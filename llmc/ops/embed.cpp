@@ -13,13 +13,16 @@ void check::embed_forward(Ctx& ctx, View out, const View& tokens, const View& we
     require_shape(op, tokens, tokens.shape[0]);
     require_shape(op, out, tokens.shape[0], weight.shape[1]);
     require_real(op, weight, ctx);
+    require_dtype(op, out, weight.dtype);
     require_tokens(op, ctx, tokens, weight.shape[0]);
 }
 
 void check::embed_backward(Ctx& ctx, View dweight, const View& dout, const View& tokens) {
     const char* op = "embed_backward";
+    require_shape(op, tokens, tokens.shape[0]);
     require_shape(op, dout, tokens.shape[0], dweight.shape[1]);
     require_real(op, dout, ctx);
+    require_dtype(op, dweight, ctx.dtype());
     require_tokens(op, ctx, tokens, dweight.shape[0]);
 }
 
