@@ -29,6 +29,7 @@ static void require_rope(const char* op, const Ctx& ctx, const View& qk, const V
     require_real(op, qkv, ctx);
     require_dtypes(op, qkv.dtype, {&qk, &q_weight, &k_weight});
     require_dtypes(op, ctx.dtype(), {&rstd, &table});
+    require_dtype(op, positions, Dtype::i32);
     if (!ctx.checks_values()) return;
     const int32_t* p = positions.as<int32_t>();
     for (int64_t n = 0; n < N; n++)
