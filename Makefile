@@ -26,8 +26,8 @@ ALL_CXXFLAGS = -std=gnu++20 -g1 $(OPT) -march=$(MARCH) -ffp-contract=fast -fno-m
 LDLIBS = $(LIBS) -lxxhash -lpcre2-8 -lutf8proc -fopenmp
 
 has_header = $(shell $(CXX) -E -x c++ -include $(1) /dev/null >/dev/null 2>&1 && echo 1)
-ifneq ($(MAKECMDGOALS),clean)
-ifneq ($(MAKECMDGOALS),lint)
+builds := $(if $(filter clean lint,$(MAKECMDGOALS)),,yes)
+ifdef builds
 ONEDNN ?= $(call has_header,oneapi/dnnl/dnnl.hpp)
 MPI ?= $(shell command -v mpicxx >/dev/null 2>&1 && echo 1)
 CATCH2_V3 := $(call has_header,catch2/catch_all.hpp)
@@ -35,7 +35,6 @@ NVCC := $(shell command -v nvcc)
 CUDA ?= $(if $(NVCC),1)
 CUDA_KNOWN := $(if $(NVCC),$(shell $(NVCC) --list-gpu-arch))
 CUDA_ARCHS ?= $(patsubst compute_%,%,$(filter compute_80 compute_90 compute_100 compute_120,$(CUDA_KNOWN)))
-endif
 endif
 ifeq ($(CUDA),1)
 CUDA_HOME ?= $(abspath $(dir $(realpath $(NVCC)))..)
@@ -55,6 +54,13 @@ DEFINES += -DPRIOR_MPI -DOMPI_SKIP_MPICXX -DMPICH_SKIP_MPICXX # C only
 MPI_FLAGS := $(shell mpicc --showme:compile 2>/dev/null || mpicc -compile-info | cut -d' ' -f2-)
 LIBS += $(shell mpicc --showme:link 2>/dev/null || mpicc -link-info | cut -d' ' -f2-)
 endif
+
+# Each compiler's flags in a file that is written when they change: its objects are made again then.
+FLAGS := $(BUILD)/flags
+CUDA_FLAGS := $(BUILD)/cuda/flags
+flags_now := $(filter-out ccache,$(CXX)) $(ALL_CXXFLAGS) $(TEST_OPT) $(LDLIBS)
+same = $(and $(findstring x$(1)x,x$(2)x),$(findstring x$(2)x,x$(1)x))
+keep_flags = $(if $(call same,$(strip $(2)),$(strip $(file <$(1)))),,$(file >$(1),$(2)))
 
 objects = $(patsubst %.cpp,$(BUILD)/%.o,$(patsubst %.cu,$(BUILD)/%.cu.o,$(1)))
 LIBRARY := $(BUILD)/libprior.a
@@ -98,7 +104,7 @@ $(BUILD)/tests: $(TEST_OBJECTS) $(LIBRARY)
 # Kernels whose loads and stores report to the SIMT runtime's tracer. -O1: vectorised code would
 # count other accesses than the source has.
 TRACED := $(patsubst %,$(BUILD)/traced/%.o,$(KERNELS) $(wildcard test/traced/*.cu))
-$(BUILD)/traced/%.o: %
+$(BUILD)/traced/%.o: % $(FLAGS)
 	@mkdir -p $(dir $@)
 	$(CXX) $(ALL_CXXFLAGS) -O1 -fsanitize=thread -x c++ -MMD -MP -c $< -o $@
 
@@ -108,11 +114,11 @@ $(BUILD)/traced_tests: $(TRACED) $(call objects,$(wildcard test/traced/*.cpp) te
 $(LIBRARY): $(LIB_OBJECTS)
 	@rm -f $@ && ar rcs $@ $^
 
-$(BUILD)/%.o: %.cpp
+$(BUILD)/%.o: %.cpp $(FLAGS)
 	@mkdir -p $(dir $@)
 	$(CXX) $(ALL_CXXFLAGS) -MMD -MP -c $< -o $@
 
-$(BUILD)/%.cu.o: %.cu
+$(BUILD)/%.cu.o: %.cu $(FLAGS)
 	@mkdir -p $(dir $@)
 	$(CXX) $(ALL_CXXFLAGS) -x c++ -MMD -MP -c $< -o $@
 
@@ -176,12 +182,17 @@ op: $(BUILD)/tests bench
 # cuda-check, not the build by another nvcc.
 NVCCFLAGS = -std=c++20 -O3 -I. -DPRIOR_CUDA -Xcompiler -Wall,-Wextra,-Werror,-Wno-unknown-pragmas \
   -Xptxas -v,--warn-on-spills
-$(BUILD)/cuda/%.o: %.cu
+$(BUILD)/cuda/%.o: %.cu $(CUDA_FLAGS)
 	@rm -rf $(@:.o=.keep) && mkdir -p $(@:.o=.keep)
 	@echo "nvcc $< for sm $(CUDA_ARCHS)"
 	@$(NVCC) $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch),code=sm_$(arch)) $(NVCCFLAGS) \
 	  --keep --keep-dir $(@:.o=.keep) -MMD -MP -c $< -o $@ >$(@:.o=.txt) 2>&1 || { cat $(@:.o=.txt); rm -f $@; exit 1; }
 	@find $(@:.o=.keep) -type f ! -name '*.ptx' -delete
+ifdef builds
+$(shell mkdir -p $(BUILD)/cuda)
+$(call keep_flags,$(FLAGS),$(flags_now))
+$(call keep_flags,$(CUDA_FLAGS),$(NVCC) $(CUDA_ARCHS) $(NVCCFLAGS))
+endif
 ifneq ($(NVCC),)
 cuda-check: $(CUDA_OBJECTS)
 	@! grep -n 'warning' $(CUDA_OBJECTS:.o=.txt)

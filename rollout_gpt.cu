@@ -47,20 +47,17 @@ struct LoadedModel {
     Tokenizer tokenizer;
     Model model;
 
-    static Ctx& ready(Ctx& ctx) {
-        ctx.play_gpu();
-        return ctx;
+    static CtxSettings settings_of(const Recipe& recipe, const Comm& comm) {
+        const Backend backend = choose_backend(recipe.text("", "device"));
+        return {backend, threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()),
+                choose_bf16(recipe.text("", "dtype"), backend)};
     }
     LoadedModel(const Recipe& recipe, const Comm& comm)
         : LoadedModel(recipe, comm, checkpoint_folder(comm, recipe.text("", "model"))) {}
     LoadedModel(const Recipe& recipe, const Comm& comm, const std::string& checkpoint)
-        : folder(checkpoint),
-          ctx(choose_backend(recipe.text("", "device")),
-              threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()),
-              choose_bf16(recipe.text("", "dtype"), choose_backend(recipe.text("", "device"))),
-              comm.local_rank()),
+        : folder(checkpoint), ctx(settings_of(recipe, comm), comm.local_rank()),
           tokenizer(checkpoint_tokenizer(recipe, folder)),
-          model(ready(ctx), read_config(folder, tokenizer.vocab_size()), Masters::none) {
+          model(ctx, read_config(folder, tokenizer.vocab_size()), Masters::none) {
         load_weights(model, folder);
         if (comm.root())
             std::fprintf(stderr, "model %s, %s, %d threads\n", folder.c_str(),

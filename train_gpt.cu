@@ -15,8 +15,9 @@ static int train(Comm& comm, std::vector<std::string> arguments) {
     }
     if (recipe.text("", "plan") == "yes") {
         const Backend backend = named_backend(recipe.text("", "device"));
-        const CtxSettings on{backend, 1, choose_bf16(recipe.text("", "dtype"), backend)};
         Comm planned(int(recipe.integer("", "plan_ranks")));
+        const int threads = threads_per_rank(int(recipe.integer("", "threads")), planned.size());
+        const CtxSettings on{backend, threads, choose_bf16(recipe.text("", "dtype"), backend)};
         const RunShape shape = run_shape(recipe, recipe_tokenizer(recipe), planned);
         if (comm.root()) std::printf("%s", plan_text(on, shape, planned).c_str());
         return 0;

@@ -34,7 +34,9 @@ as_planned demo-bf16 1 -model demo $demo -dtype bf16
 as_planned demo-moe 1 -model demo-moe $demo
 as_planned demo-moe-bf16 1 -model demo-moe $demo -dtype bf16 -recompute yes
 # Of the memory that the SIMT device plays: what a GPU's arena would have given.
-as_planned tiny-simt 1 -model tiny -batch 2 -context 64 -val_rows 2 -device simt
+small="-model tiny -batch 2 -context 64 -val_rows 2 -device simt"
+as_planned tiny-simt 1 $small
+as_planned tiny-simt-samples 1 $small -eval_problems embedded:arithmetic -eval_count 1 -eval_samples 1 -eval_new_tokens 2
 if command -v mpirun >/dev/null 2>&1; then
     as_planned demo-2 2 -model demo $demo -threads 1
     as_planned demo-moe-2 2 -model demo-moe $demo -threads 1 -zero 2

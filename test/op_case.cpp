@@ -5,7 +5,12 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <csignal>
+#include <cstdio>
 #include <cstring>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <utility>
 
 namespace {
 
@@ -297,6 +302,37 @@ std::string check_guard(const OpCase& op, Ctx& ctx, Dtype x) {
                 return format("%s: d%s has elements never written or NaN", who.c_str(),
                               name.c_str());
     }
+    return "";
+}
+
+std::string check_dtypes(const OpCase& op) {
+    Ctx ctx(Backend::simt, 1);
+    ctx.simt.defer = true; // nothing but contracts runs
+    Buffers arguments = make_arguments(op, ctx, Dtype::f32), gradients;
+    if (op.backward) gradients = make_gradients(op, ctx, Dtype::f32);
+    auto stops = [&] { // in a process of its own
+        const pid_t child = ::fork();
+        if (child == 0) {
+            std::signal(SIGABRT, SIG_DFL); // not the test runner's report
+            if (!std::freopen("/dev/null", "w", stderr)) ::_exit(1);
+            op.forward(ctx, arguments.views);
+            if (op.backward) op.backward(ctx, arguments.views, gradients.views);
+            ::_exit(0);
+        }
+        int status = 0;
+        ::waitpid(child, &status, 0);
+        return WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT;
+    };
+    if (stops()) return op.name + ": stops though nothing is wrong";
+    for (Views* views : {&arguments.views, &gradients.views})
+        for (auto& [name, view] : *views) {
+            const Dtype right = std::exchange(view.dtype, Dtype::f16);
+            const bool stopped = stops();
+            view.dtype = right;
+            if (!stopped)
+                return format("%s: takes %s%s of any dtype", op.name.c_str(),
+                              views == &gradients.views ? "d" : "", name.c_str());
+        }
     return "";
 }
 

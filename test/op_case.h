@@ -70,6 +70,8 @@ std::vector<OpCase> all_op_cases();
 std::string check_match(const OpCase& op, Ctx& ctx, Dtype x); // against ref
 std::string check_gradient(const OpCase& op);                 // of ref
 std::string check_guard(const OpCase& op, Ctx& ctx, Dtype x);
+// Every tensor of a wrong dtype stops a contract, before a kernel casts it.
+std::string check_dtypes(const OpCase& op);
 std::string check_equal(const OpCase& op, Ctx& one, Ctx& other, Dtype x); // bit for bit
 // Forward and backward with ctx.simt.trace watching every argument, gradient and the scratch.
 std::string check_races(const OpCase& op, Ctx& ctx, Dtype x);

@@ -34,8 +34,7 @@ template <class Work> bool survives(const Work& work) {
 }
 
 struct PlayedGpu {
-    Ctx ctx{Backend::simt, 1};
-    PlayedGpu() { ctx.play_gpu(); }
+    Ctx ctx{{Backend::simt, 1, false}, 0};
     Buffer buffer(int64_t n) { return Buffer(ctx.arena, Segment::activations, Dtype::f32, "x", n); }
 };
 
@@ -98,18 +97,29 @@ TEST_CASE("device memory: copies keep the order of the calls") {
     CHECK(last(gpu.ctx, y.view()) == 1);
     CHECK(last(gpu.ctx, x.view()) == 0);
 
-    // What is given to a mirror may change at once; a larger tensor keeps nothing of the old one.
-    Mirror mirror;
-    std::vector<double> values(10, 2.0);
-    const View small = mirror.give(gpu.ctx, values, Dtype::f32, "small");
-    copy_tensor(gpu.ctx, y.rows(10), small);
-    mirror.host().as<float>()[9] = 9; // the host's side alone
+    // What is given to a mirror may change at once, and be given again while the first is on its way.
+    Mirror mirror(gpu.ctx, gpu.buffer(5000));
+    copy_tensor(gpu.ctx, y.rows(10), mirror.give(std::vector<double>(10, 2.0)));
+    float* values = static_cast<float*>(mirror.host().data);
+    values[9] = 9; // the host's side alone
+    const View all = mirror.give(std::vector<double>(5000, 4.0));
     CHECK(last(gpu.ctx, y.rows(10)) == 2);
-    const View large = mirror.give(gpu.ctx, std::vector<int32_t>(5000, 4), "large");
-    fill_zero(gpu.ctx, large);
-    CHECK(mirror.host().as<int32_t>()[4999] == 4);
-    mirror.to_host(gpu.ctx);
-    CHECK(mirror.host().as<int32_t>()[4999] == 0);
+    fill_zero(gpu.ctx, all);
+    CHECK(values[4999] == 4);
+    mirror.to_host();
+    CHECK(values[4999] == 0);
+}
+
+TEST_CASE("device memory: an edit begins with what the tensor holds") {
+    PlayedGpu gpu;
+    const Buffer x = gpu.buffer(300);
+    fill(gpu.ctx, x.view(), 1);
+    {
+        const HostEdit edit(gpu.ctx, x.view());
+        reinterpret_cast<float*>(edit.bytes())[299] += 1;
+    }
+    CHECK(last(gpu.ctx, x.view()) == 2);
+    CHECK(last(gpu.ctx, x.rows(299)) == 1);
 }
 
 TEST_CASE("device memory: what an exception leaves half filled is not copied") {

@@ -77,15 +77,15 @@ TEST_CASE("grpo: a row's whole weight is the clipped one plus the KL term's", "[
     m.old_logp = {-1, 0, -2};
     m.kl_weight = {0.1, 0, 0.1};
     m.ref_logp = {-1.5, 0, -2.5};
-    MicroBatchViews views;
-    views.fill(ctx, m);
+    MicroBatchViews views(ctx, 3);
+    views.fill(m);
     double* stats = views.stats.as<double>();
     stats[kStatCe] = 0.5; // ratio e^0.5: above 1.28, and the scale is positive: clipped
     stats[2 * kLossStats + kStatCe] = 2.1; // ratio e^-0.1
     LossShape shape{};
     shape.clip_low = 0.2;
     shape.clip_high = 0.28;
-    views.weigh_kl(ctx, m, shape);
+    views.weigh_kl(m, shape);
     CHECK(views.old_logp.empty());
     CHECK(views.scale.as<double>()[0] == Approx(0.1 * std::expm1(-1.0)));
     CHECK(views.scale.as<double>()[1] == 0);

@@ -31,6 +31,14 @@ TEST_CASE("ops: cpu matches the double reference in bf16", "[op][cpu]") {
 
 TEST_CASE("ops: ref gradients equal finite differences", "[op][ref]") { for_cases(check_gradient); }
 
+TEST_CASE("ops: a tensor of another dtype stops the contract", "[op]") {
+    std::set<std::pair<std::string, size_t>> seen; // one case of each op and number of arguments
+    for_cases([&](const OpCase& op) {
+        const std::string name = op.name.substr(0, op.name.find(' '));
+        return seen.insert({name, op.args.size()}).second ? check_dtypes(op) : std::string();
+    });
+}
+
 TEST_CASE("ops: outputs fully written, nothing else touched", "[op]") {
     Ctx ref(Backend::ref, 2), cpu(Backend::cpu, 2);
     for_cases([&](const OpCase& op) {

@@ -382,6 +382,19 @@ TEST_CASE("rollout: a prompt is prefilled once and every page comes back", "[rol
     if (rows == 28) CHECK(engine.counts().steps == 19); // all at once: the first token is free
 }
 
+TEST_CASE("rollout: an engine takes all its memory when it is made", "[rollout]") {
+    for (const Backend backend : {Backend::cpu, Backend::simt}) { // what a plan counts is that
+        Ctx ctx({backend, 1, false}, 0);
+        const Model model(ctx, small_config(false));
+        Engine engine(ctx, model, {4, 32, kLongest});
+        const size_t rollouts = ctx.arena.peak(Segment::rollouts);
+        const std::vector<Request> requests = {{1, {5, 7, 9}, first_samples(6)}};
+        CHECK(engine.generate(requests, settings(4)).size() == 6);
+        CHECK(ctx.arena.peak(Segment::rollouts) == rollouts);
+        CHECK(ctx.arena.peak(Segment::activations) == 0);
+    }
+}
+
 TEST_CASE("rollout: a sample ends with the stop token or at the limit", "[rollout]") {
     Fixture f(Backend::cpu, 1, false);
     Engine engine(f.ctx, f.model, {8, 16, kLongest});

@@ -32,19 +32,17 @@ template <class T> void add_in_order(T* out, const void* memory, int64_t n, int 
     }
 }
 
-// out [begin, begin + n): the sum of `ranks` vectors of n that follow each other.
-void add_parts(View out, const void* parts, int64_t begin, int64_t n, int ranks, Sum what) {
-    if (out.dtype == Dtype::f32) add_in_order(out.as<float>() + begin, parts, n, ranks, what);
-    else if (out.dtype == Dtype::f64) add_in_order(out.as<double>() + begin, parts, n, ranks, what);
-    else add_in_order(out.as<int32_t>() + begin, parts, n, ranks, what);
+// out (n): the sum of `ranks` vectors of n that follow each other.
+void add_parts(View out, const void* parts, int64_t n, int ranks, Sum what) {
+    if (out.dtype == Dtype::f32) add_in_order(out.as<float>(), parts, n, ranks, what);
+    else if (out.dtype == Dtype::f64) add_in_order(out.as<double>(), parts, n, ranks, what);
+    else add_in_order(out.as<int32_t>(), parts, n, ranks, what);
 }
 
 // The same into a tensor, which may lie where the host cannot read it.
 void add_to_tensor(Ctx& ctx, const View& out, const void* parts, int ranks, Sum what) {
-    if (!ctx.memory) return add_parts(out, parts, 0, out.size(), ranks, what);
-    const HostRead before(ctx, out); // a copy
-    add_parts(before.view(), parts, 0, out.size(), ranks, what);
-    ctx.memory->to_device(out.data, before.bytes(), out.bytes());
+    const HostEdit sum(ctx, out);
+    add_parts(sum.view(), parts, out.size(), ranks, what);
 }
 
 // Of a single rank, which owns all.
@@ -202,7 +200,7 @@ void Comm::all_sum(View values) {
     buffer_.resize(bytes * size_t(size_));
     MPI_Allgather(values.data, int(bytes), MPI_BYTE, buffer_.data(), int(bytes), MPI_BYTE,
                   groups_->own);
-    add_parts(values, buffer_.data(), 0, values.size(), size_, Sum::replaces);
+    add_parts(values, buffer_.data(), values.size(), size_, Sum::replaces);
 }
 
 // Round by round: every rank sends a piece of each shard, as far as `part` has it, to its owner.

@@ -1,3 +1,4 @@
+// Contract: context.h.
 #include "llmc/device/context.h"
 
 #include "llmc/device/cuda_device.h"
@@ -8,53 +9,26 @@
 #include <sched.h>
 #include <unistd.h>
 
-void Scratch::give_back() {
-    for (Block& block : blocks_)
-        if (block.device) block.device->release(block.begin, block.bytes);
-    blocks_.clear();
-}
-
-void Scratch::reserve(Arena& arena, size_t bytes) {
+void Scratch::reserve(size_t bytes) {
     require(total_ == 0, "scratch: reserved while it is in use");
     bytes += 1024; // an op's pieces each begin on a line of their own
-    if (bytes <= reserved_.view().bytes()) return;
-    give_back();
+    if (!blocks_.empty() && bytes <= blocks_[0].view().bytes()) return;
+    blocks_.clear(); // the old room goes back first
     block_ = used_ = 0;
-    reserved_ = Buffer(); // the old room goes back first
-    reserved_ = Buffer(arena, Segment::scratch, Dtype::u8, "scratch", int64_t(bytes));
-    blocks_.push_back({nullptr, reserved_.bytes(), bytes, nullptr});
-}
-
-size_t Scratch::unreserved_bytes() const {
-    size_t bytes = 0;
-    for (const Block& block : blocks_)
-        if (block.device || block.memory) bytes += block.bytes;
-    return bytes;
+    blocks_.emplace_back(arena_, Segment::scratch, Dtype::u8, "scratch", int64_t(bytes));
 }
 
 void* Scratch::alloc(size_t bytes) {
-    bytes = (bytes + 63) / 64 * 64;
-    while (block_ < blocks_.size() && used_ + bytes > blocks_[block_].bytes) {
+    constexpr size_t kLine = 64, kLeastBlock = size_t(1) << 20;
+    bytes = (bytes + kLine - 1) / kLine * kLine;
+    while (block_ < blocks_.size() && used_ + bytes > blocks_[block_].view().bytes()) {
         block_++;
         used_ = 0;
     }
-    if (block_ == blocks_.size()) {
-        size_t block_bytes = std::max(bytes, size_t(1) << 20);
-        Block block{nullptr, nullptr, block_bytes, device_};
-        if (device_) {
-            block.begin = static_cast<char*>(device_->allocate(block_bytes));
-            if (!block.begin)
-                fatal(format("out of memory: an op needs %.1f MiB", double(bytes) / (1 << 20)),
-                      "lower -pass_rows or the model's size");
-        } else {
-            block.memory.reset(new char[block_bytes + 64]);
-            uintptr_t address = reinterpret_cast<uintptr_t>(block.memory.get());
-            block.begin = reinterpret_cast<char*>((address + 63) / 64 * 64);
-        }
-        blocks_.push_back(std::move(block));
-        used_ = 0;
-    }
-    void* memory = blocks_[block_].begin + used_;
+    if (block_ == blocks_.size())
+        blocks_.emplace_back(arena_, Segment::scratch, Dtype::u8, "scratch",
+                             int64_t(std::max(bytes, kLeastBlock)));
+    void* memory = blocks_[block_].bytes() + used_;
     used_ += bytes;
     total_ += bytes;
     peak_ = std::max(peak_, total_);
@@ -101,29 +75,26 @@ bool choose_bf16(const std::string& dtype, Backend backend) {
     return dtype == "bf16";
 }
 
-Ctx::Ctx(const CtxSettings& planned)
-    : backend(planned.backend), threads(planned.threads > 0 ? planned.threads : available_cores()),
-      bf16(planned.bf16), gemm_cache(make_gemm_cache()) {
+Ctx::Ctx(Backend backend_, int threads_, bool bf16_)
+    : backend(backend_), threads(threads_ > 0 ? threads_ : available_cores()), bf16(bf16_),
+      gemm_cache(make_gemm_cache()) {
     omp_set_num_threads(threads); // one OpenMP pool, shared with the GEMM library
 }
 
-Ctx::Ctx(Backend backend_, int threads_, bool bf16_, int rank)
-    : Ctx(CtxSettings{backend_, threads_, bf16_}) {
-    if (backend != Backend::cuda) return;
-    memory = make_cuda_device(rank, &cuda, &stream);
+Ctx::Ctx(const CtxSettings& s, int rank) : Ctx(s.backend, s.threads, s.bf16) {
+    if (backend == Backend::cuda) {
+        std::unique_ptr<CudaDevice> device = make_cuda_device(rank);
+        cuda = device.get();
+        memory = std::move(device);
+    }
+    if (backend == Backend::simt) {
+        simt.defer = true;
+        memory = make_simt_memory();
+    }
     arena.use(memory.get());
-    scratch.use(memory.get());
 }
 
 Ctx::~Ctx() = default;
-
-void Ctx::play_gpu() {
-    if (backend != Backend::simt) return;
-    simt.defer = true;
-    memory = make_simt_memory();
-    arena.use(memory.get());
-    scratch.use(memory.get());
-}
 
 void Ctx::enqueue(std::function<void()> work) {
     if (defers()) waiting_.push_back(std::move(work));

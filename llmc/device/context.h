@@ -22,42 +22,32 @@ enum class Backend { ref, cpu, simt, cuda };
 #define BUILT_BY_NVCC(fn) nullptr
 #endif
 
-struct GemmCache;    // device/gemm.cpp
+struct CudaDevice;   // device/cuda_device.h
 struct CudaGemm;     // device/gemm_cuda.cpp
+struct GemmCache;    // device/gemm.cpp
 class PackedWeights; // device/gemm_rows.h
 
-// Bump allocator for an op's temporaries. A ScratchFrame gives everything back at its end; after
-// the first steps no call reaches the system allocator.
+// Bump allocator for an op's temporaries, in blocks of an arena that lives longer. A ScratchFrame
+// gives everything back at its end; after the first steps no call reaches the arena.
 class Scratch {
   public:
-    // Room for an op that needs as much, of an arena that lives longer, so that a plan knows of it
-    // and ops that need less share its pages. Not while a frame is open.
-    void reserve(Arena& arena, size_t bytes);
-    void* alloc(size_t bytes); // 64-byte aligned, uninitialised
+    explicit Scratch(Arena& arena) : arena_(arena) {}
+    Scratch(const Scratch&) = delete;
+
+    // One block for an op that needs as much, so that a plan knows of it and ops that need less
+    // share its pages. Not while a frame is open.
+    void reserve(size_t bytes);
+    void* alloc(size_t bytes); // 64-byte aligned, undefined values; fatal() where memory is out
     template <class T> T* alloc_of(size_t count) {
         return static_cast<T*>(alloc(count * sizeof(T)));
     }
-    size_t peak_bytes() const { return peak_; }
-    size_t unreserved_bytes() const; // taken beside what was reserved
-    // From now on of this memory, which must live longer.
-    void use(DeviceMemory* device) { device_ = device; }
-    Scratch() = default;
-    ~Scratch() { give_back(); }
-    Scratch(const Scratch&) = delete;
+    size_t peak_bytes() const { return peak_; } // in use at a time
 
   private:
     friend class ScratchFrame;
-    void give_back();
-    struct Block {
-        std::unique_ptr<char[]> memory; // of the host, or
-        char* begin;
-        size_t bytes;
-        DeviceMemory* device; // of this one; neither: reserved
-    };
-    DeviceMemory* device_ = nullptr;
-    Buffer reserved_;
-    std::vector<Block> blocks_; // the first is the reserved one, if there is one
-    size_t block_ = 0, used_ = 0, total_ = 0, peak_ = 0;
+    Arena& arena_;
+    std::vector<Buffer> blocks_;
+    size_t block_ = 0, used_ = 0, total_ = 0, peak_ = 0; // used_: of the present block
 };
 
 class ScratchFrame {
@@ -75,18 +65,20 @@ class ScratchFrame {
     size_t block_, used_, total_;
 };
 
-// What a Ctx is made of, where none is needed: a plan for a GPU is made without one.
 struct CtxSettings {
     Backend backend;
-    int threads;
-    bool bf16;
+    int threads; // 0 = one per core this process may use
+    bool bf16;   // weights and activations are stored so
 };
 
 struct Ctx {
-    // threads 0 = one per core this process may use. bf16: store weights and activations so.
-    // rank: of this process among those of the job on this machine, which share its GPUs.
-    Ctx(Backend backend, int threads, bool bf16 = false, int rank = 0);
-    explicit Ctx(const CtxSettings& planned); // takes no device, computes nothing on one
+    // Tensors lie where the host can read them: for tests, and for plans, which compute nothing. A
+    // kernel of simt runs at once.
+    Ctx(Backend backend, int threads, bool bf16 = false);
+    // A program's, on its device. cuda: a GPU, which the processes of this machine share by their
+    // `rank` on it. simt: memory of its own, and nothing is done before it is waited for: all that
+    // a GPU does to its host. Else as above.
+    Ctx(const CtxSettings& settings, int rank);
     ~Ctx();
     Ctx(const Ctx&) = delete;
 
@@ -94,20 +86,16 @@ struct Ctx {
     int threads;
     bool bf16;
     std::unique_ptr<DeviceMemory> memory; // null: tensors lie where the host can read them
-    CudaDevice* cuda = nullptr;           // `memory`, where the backend is cuda
+    CudaDevice* cuda = nullptr;           // `memory`, where it is a GPU's
     Arena arena;
-    Scratch scratch;
+    Scratch scratch{arena};
     std::shared_ptr<GemmCache> gemm_cache;
     std::shared_ptr<CudaGemm> cuda_gemm;           // made by the first product on a GPU
     const PackedWeights* packed_weights = nullptr; // of the pass that runs
     SimtOptions simt;
-    void* stream = nullptr; // cudaStream_t of kernels built by nvcc, of products and copies
 
     CtxSettings settings() const { return {backend, threads, bf16}; }
 
-    // From now on the simt backend has memory of its own, and does nothing before it is waited for:
-    // all that a GPU does to its host. Before the first tensor; no effect on the other backends.
-    void play_gpu();
     // Does `work` after all that was asked for before it: at once, or where simt.defer is set not
     // before wait(), so that whoever reads a result without waiting for it sees old data.
     void enqueue(std::function<void()> work);

@@ -30,27 +30,38 @@ std::string cuda_missing() {
     return "";
 }
 
-class CudaDevice : public DeviceMemory {
+namespace {
+
+class Gpu : public CudaDevice {
   public:
-    explicit CudaDevice(int rank) {
+    explicit Gpu(int rank) {
         int count = 0;
         cuda_check(cudaGetDeviceCount(&count), "cudaGetDeviceCount");
-        cuda_check(cudaSetDevice(rank % count), "cudaSetDevice");
+        const int device = rank % count;
+        cuda_check(cudaSetDevice(device), "cudaSetDevice");
+        auto attribute = [&](cudaDeviceAttr which) {
+            int value = 0;
+            cuda_check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
+            return value;
+        };
+        arch = 10 * attribute(cudaDevAttrComputeCapabilityMajor) +
+               attribute(cudaDevAttrComputeCapabilityMinor);
+        shared_limit = size_t(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
         cuda_check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+        stream = stream_;
         for (Slot& slot : slots_) {
             cuda_check(cudaMallocHost(&slot.memory, kSlot), "cudaMallocHost");
             cuda_check(cudaEventCreateWithFlags(&slot.done, cudaEventDisableTiming),
                        "cudaEventCreate");
         }
     }
-    ~CudaDevice() override { // errors here have been told before, or nobody can act on them
+    ~Gpu() override { // errors here have been told before, or nobody can act on them
         for (Slot& slot : slots_) {
             (void)cudaEventDestroy(slot.done);
             (void)cudaFreeHost(slot.memory);
         }
         (void)cudaStreamDestroy(stream_);
     }
-    cudaStream_t stream() const { return stream_; }
 
     void* allocate(size_t bytes) override {
         void* memory = nullptr;
@@ -135,12 +146,9 @@ class CudaDevice : public DeviceMemory {
     unsigned turn_ = 0;
 };
 
-std::unique_ptr<DeviceMemory> make_cuda_device(int rank, CudaDevice** device, void** stream) {
-    auto made = std::make_unique<CudaDevice>(rank);
-    *device = made.get();
-    *stream = made->stream();
-    return made;
-}
+} // namespace
+
+std::unique_ptr<CudaDevice> make_cuda_device(int rank) { return std::make_unique<Gpu>(rank); }
 
 #else
 
@@ -148,7 +156,7 @@ std::string cuda_missing() {
     return "this program was built without CUDA: nvcc was not found, or CUDA=0 given";
 }
 
-std::unique_ptr<DeviceMemory> make_cuda_device(int, CudaDevice**, void**) {
+std::unique_ptr<CudaDevice> make_cuda_device(int) {
     require(false, "make_cuda_device: built without CUDA");
     return nullptr;
 }

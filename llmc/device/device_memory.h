@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <string>
 
 class DeviceMemory {
   public:
@@ -29,7 +28,5 @@ class DeviceMemory {
     virtual void enter() {}
     virtual void leave() {}
 };
-
-class CudaDevice; // cuda_device.h
 
 std::unique_ptr<DeviceMemory> make_simt_memory();

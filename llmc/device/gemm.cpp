@@ -1,3 +1,4 @@
+// Contract: gemm.h.
 #include "llmc/device/gemm.h"
 
 #include "llmc/device/buffer.h"

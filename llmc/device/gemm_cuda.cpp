@@ -13,7 +13,7 @@ CudaGemmKey cuda_gemm_key(const View& c, const View& a, Trans trans_a, const Vie
 }
 
 #ifdef PRIOR_CUDA
-#include "llmc/device/cuda_check.h"
+#include "llmc/device/cuda_device.h"
 #include "llmc/device/library.h"
 
 #include <cublasLt.h>
@@ -144,7 +144,7 @@ void gemm_cuda(Ctx& ctx, View& c, const View& a, Trans trans_a, const View& b, T
     const float one = 1, before = store == Store::accumulate ? 1.0f : 0.0f;
     gemm.check(gemm.lt.matmul(gemm.handle, p.desc, &one, b.data, p.b, a.data, p.a, &before, c.data,
                               p.c, c.data, p.c, &p.algorithm, gemm.workspace.bytes(),
-                              kCudaGemmWorkspace, static_cast<cudaStream_t>(ctx.stream)),
+                              kCudaGemmWorkspace, static_cast<cudaStream_t>(ctx.cuda->stream)),
                "product");
 }
 

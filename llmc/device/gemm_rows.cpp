@@ -147,6 +147,7 @@ void multiply_panels(View c, const View& a, const View& panels, int64_t k, int64
 // The length of chains with which the kernel, and with no other, gives gemm()'s bits for these
 // weights; 0 if there is none. Weights that are all 0 tell nothing.
 int64_t find_sum(Ctx& ctx, const View& weight, const View& panels) {
+    // 9 rows: 8 at a time, and one alone.
     const int64_t m = 9, n = weight.shape[0], k = weight.shape[1];
     Buffer a(weight.dtype, "probe", m, k);
     Rng rng(1, 1);
@@ -161,7 +162,7 @@ int64_t find_sum(Ctx& ctx, const View& weight, const View& panels) {
         return std::memcmp(got.bytes(), want.bytes(), want.view().bytes()) == 0;
     };
     if (equal(Dtype::f32, 0)) return 0;
-    int64_t found = 0;
+    int64_t found = 0; // libraries cut k into blocks of round sizes
     for (int64_t sum : {k, int64_t(64), int64_t(128), int64_t(256), int64_t(384), int64_t(512),
                         int64_t(768), int64_t(1024), int64_t(2048), int64_t(4096)}) {
         if (sum > k || sum == found || !equal(Dtype::f32, sum)) continue;

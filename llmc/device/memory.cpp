@@ -41,9 +41,10 @@ void convert_rows_on_host(View to, const View& from) {
 }
 
 void round_tensor(Ctx& ctx, View to, const View& from) {
-    require(to.contiguous() && from.contiguous() && to.size() == from.size(),
-            "round_tensor: %s %s, %s %s", to.name, shape_text(to).c_str(), from.name,
-            shape_text(from).c_str());
+    require(to.contiguous() && from.contiguous() && to.size() == from.size() &&
+                to.dtype == Dtype::bf16 && from.dtype == Dtype::f32,
+            "round_tensor: %s %s %s, %s %s %s", to.name, dtype_name(to.dtype),
+            shape_text(to).c_str(), from.name, dtype_name(from.dtype), shape_text(from).c_str());
     const View flat_to = make_view(to.data, to.dtype, to.name, 1, to.size());
     const View flat = make_view(from.data, from.dtype, from.name, 1, from.size());
     ctx.enqueue([&ctx, flat_to, flat] {
@@ -77,62 +78,46 @@ HostWrite::~HostWrite() noexcept(false) {
         ctx_.memory->to_device(tensor_.data, copy_.get(), tensor_.bytes());
 }
 
-View Mirror::place(Ctx& ctx, const View& shaped) {
-    if (!ctx.memory) ctx.wait(); // for what still reads the values before
-    if (memory_.size() < shaped.bytes()) {
-        ctx.wait(); // what still reads the old room
-        const size_t bytes = std::max(shaped.bytes(), memory_.size() + memory_.size() / 2);
-        memory_.resize(bytes);
-        if (ctx.memory) {
-            buffer_ = Buffer();
-            buffer_ =
-                Buffer(ctx.arena, Segment::activations, Dtype::u8, shaped.name, int64_t(bytes));
-        }
-    }
-    tensor_ = shaped;
-    tensor_.data = ctx.memory ? static_cast<void*>(buffer_.bytes()) : memory_.data();
+HostEdit::HostEdit(Ctx& ctx, const View& tensor) : HostWrite(ctx, tensor) {
+    if (ctx.memory) ctx.memory->to_host(copy_.get(), tensor.data, tensor.bytes());
+}
+
+Mirror::Mirror(Ctx& ctx, Buffer tensor) : ctx_(ctx), buffer_(std::move(tensor)) {
+    if (ctx.memory) copy_ = std::make_unique_for_overwrite<char[]>(buffer_.view().bytes());
+}
+
+View Mirror::use(int64_t rows) {
+    if (!ctx_.memory) ctx_.wait(); // for what still reads the values before
+    tensor_ = host_ = buffer_.rows(rows);
+    if (copy_) host_.data = copy_.get();
     return tensor_;
 }
 
-View Mirror::shape(Ctx& ctx, Dtype dtype, const char* name, int64_t n0) {
-    return place(ctx, make_view(nullptr, dtype, name, n0));
-}
-
-View Mirror::shape(Ctx& ctx, Dtype dtype, const char* name, int64_t n0, int64_t n1) {
-    return place(ctx, make_view(nullptr, dtype, name, n0, n1));
-}
-
-View Mirror::host() const {
-    View view = tensor_;
-    view.data = const_cast<char*>(memory_.data());
-    return view;
-}
-
-View Mirror::give(Ctx& ctx, const std::vector<int32_t>& values, const char* name) {
-    shape(ctx, Dtype::i32, name, int64_t(values.size()));
-    std::copy(values.begin(), values.end(), host().as<int32_t>());
-    to_tensor(ctx);
+View Mirror::give(const std::vector<int32_t>& values) {
+    use(int64_t(values.size()) / buffer_.view().row_size());
+    std::copy_n(values.begin(), host_.size(), host_.as<int32_t>());
+    to_tensor();
     return tensor_;
 }
 
-View Mirror::give(Ctx& ctx, const std::vector<double>& values, Dtype dtype, const char* name) {
-    shape(ctx, dtype, name, int64_t(values.size()));
-    const View out = host();
-    for (size_t i = 0; i < values.size(); i++) write_value(out, int64_t(i), values[i]);
-    to_tensor(ctx);
+View Mirror::give(const std::vector<double>& values) {
+    use(int64_t(values.size()) / buffer_.view().row_size());
+    for (int64_t i = 0; i < host_.size(); i++) write_value(host_, i, values[size_t(i)]);
+    to_tensor();
     return tensor_;
 }
 
-void Mirror::to_tensor(Ctx& ctx) {
-    if (!ctx.memory) return;
+void Mirror::to_tensor() {
+    if (!copy_) return;
     const View to = tensor_;
-    if (!ctx.defers()) return ctx.memory->to_device(to.data, memory_.data(), to.bytes());
-    const std::vector<char> values(memory_.begin(), memory_.begin() + int64_t(to.bytes()));
-    ctx.enqueue(
-        [&ctx, to, values] { ctx.memory->to_device(to.data, values.data(), values.size()); });
+    if (!ctx_.defers()) return ctx_.memory->to_device(to.data, copy_.get(), to.bytes());
+    const std::vector<char> values(copy_.get(), copy_.get() + to.bytes()); // as they are now
+    ctx_.enqueue([&ctx = ctx_, to, values] {
+        ctx.memory->to_device(to.data, values.data(), values.size());
+    });
 }
 
-void Mirror::to_host(Ctx& ctx) {
-    ctx.wait();
-    if (ctx.memory) ctx.memory->to_host(memory_.data(), tensor_.data, tensor_.bytes());
+void Mirror::to_host() {
+    ctx_.wait();
+    if (copy_) ctx_.memory->to_host(copy_.get(), tensor_.data, tensor_.bytes());
 }

@@ -2,8 +2,8 @@
 // them. In order with the ops; results are there after Ctx::wait().
 //
 // Tensors of an arena may lie where the host cannot read them (device_memory.h). HostRead,
-// HostWrite and Mirror are the only ways to their values; where the host can read them they are
-// the tensor itself, and cost nothing.
+// HostWrite, HostEdit and Mirror are the only ways to their values; where the host can read them
+// they are the tensor itself, and cost nothing.
 #pragma once
 #include "llmc/device/buffer.h"
 #include "llmc/device/context.h"
@@ -42,31 +42,36 @@ class HostWrite {
     const View& view() const { return view_; }
     char* bytes() const { return static_cast<char*>(view_.data); }
 
-  private:
+  protected:
     Ctx& ctx_;
     View tensor_, view_;
     std::unique_ptr<char[]> copy_;
     const int exceptions_ = std::uncaught_exceptions();
 };
 
-// Values that go from the host to ops, or back, again and again: the tensor and the host's side of
-// it. Room is kept from call to call; give() and shape() end what the views before pointed to.
+// The same, from the values that were there before.
+class HostEdit : public HostWrite {
+  public:
+    HostEdit(Ctx& ctx, const View& tensor);
+};
+
+// Values that go from the host to ops, or back, again and again: a tensor, its first rows at a
+// time, and the host's side of it. use() and give() end what the views before held.
 class Mirror {
   public:
-    View shape(Ctx& ctx, Dtype dtype, const char* name, int64_t n0); // undefined values
-    View shape(Ctx& ctx, Dtype dtype, const char* name, int64_t n0, int64_t n1);
-    View give(Ctx& ctx, const std::vector<int32_t>& values, const char* name);
-    View give(Ctx& ctx, const std::vector<double>& values, Dtype dtype, const char* name);
+    Mirror(Ctx& ctx, Buffer tensor);
+    View use(int64_t rows);                        // undefined values
+    View give(const std::vector<int32_t>& values); // whole rows
+    View give(const std::vector<double>& values);  // rounded to the tensor's dtype
 
-    const View& tensor() const { return tensor_; } // for ops
-    View host() const;                             // for the host
-    void to_tensor(Ctx& ctx);                      // tensor = host
-    void to_host(Ctx& ctx);                        // waits; host = tensor
+    const View& tensor() const { return tensor_; } // for ops: the rows in use
+    const View& host() const { return host_; }     // for the host
+    void to_tensor();                              // tensor = host
+    void to_host();                                // waits; host = tensor
 
   private:
-    View place(Ctx& ctx, const View& shaped);
-
-    std::vector<char> memory_; // the host's side
-    Buffer buffer_;            // the tensor, where it is apart
-    View tensor_;
+    Ctx& ctx_;
+    Buffer buffer_;
+    std::unique_ptr<char[]> copy_; // the host's side, where the tensor is apart
+    View tensor_, host_;
 };

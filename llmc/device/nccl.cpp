@@ -3,7 +3,7 @@
 
 #ifdef PRIOR_NCCL
 #include "llmc/device/comm.h"
-#include "llmc/device/cuda_check.h"
+#include "llmc/device/cuda_device.h"
 #include "llmc/device/library.h"
 #include "llmc/device/tensor_kernels.h"
 
@@ -43,7 +43,7 @@ class NcclJob : public Nccl {
             const Comm::Range range = Comm::overlap(Comm::shard(n, r, size_), all);
             longest = std::max(longest, range.end - range.begin);
         }
-        const cudaStream_t stream = static_cast<cudaStream_t>(ctx.stream);
+        const cudaStream_t stream = static_cast<cudaStream_t>(ctx.cuda->stream);
         // Elements of one shard moved at a time: as much memory as by way of the host.
         const int64_t round =
             Comm::exchange_bytes(n, Dtype::f32, size_) / (size_ * int64_t(sizeof(float)));
@@ -82,7 +82,7 @@ class NcclJob : public Nccl {
             if (range.begin == range.end) continue;
             const View part = flat.slice_rows(range.begin, range.end - range.begin);
             check(nccl_->broadcast(part.data, part.data, part.bytes(), ncclChar, r, comm_,
-                                   static_cast<cudaStream_t>(ctx.stream)),
+                                   static_cast<cudaStream_t>(ctx.cuda->stream)),
                   "ncclBroadcast");
         }
         check(nccl_->end_group(), "ncclGroupEnd");

@@ -2,6 +2,7 @@
 // assembly of the program is in this file.
 #pragma once
 #include "llmc/device/cuda_check.h"
+#include "llmc/device/cuda_device.h"
 
 #include <cstdint>
 #include <cuda_runtime.h>
@@ -154,19 +155,8 @@ __device__ __forceinline__ float exp2_approx(float x) {
 // would have one name.
 inline namespace by_nvcc {
 
-inline int device_attribute(cudaDeviceAttr attribute) {
-    int device, value;
-    cuda_check(cudaGetDevice(&device), "cudaGetDevice");
-    cuda_check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
-    return value;
-}
-inline int gpu_arch(const Ctx&) {
-    return 10 * device_attribute(cudaDevAttrComputeCapabilityMajor) +
-           device_attribute(cudaDevAttrComputeCapabilityMinor);
-}
-inline size_t shared_limit(const Ctx&) {
-    return size_t(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
-}
+inline int gpu_arch(const Ctx& ctx) { return ctx.cuda->arch; }
+inline size_t shared_limit(const Ctx& ctx) { return ctx.cuda->shared_limit; }
 inline int kernel_path(const Ctx&) { return -1; }
 
 template <class... P, class... A>
@@ -186,7 +176,7 @@ void launch(Ctx& ctx, const char* name, void (*kernel)(P...), const LaunchShape&
     config.gridDim = dim3(unsigned(shape.blocks));
     config.blockDim = dim3(unsigned(shape.threads));
     config.dynamicSmemBytes = shape.shared_bytes;
-    config.stream = static_cast<cudaStream_t>(ctx.stream);
+    config.stream = static_cast<cudaStream_t>(ctx.cuda->stream);
     cudaLaunchAttribute cluster{};
     cluster.id = cudaLaunchAttributeClusterDimension;
     cluster.val.clusterDim.x = unsigned(shape.cluster);

@@ -33,7 +33,7 @@ TrainPass::TrainPass(Ctx& ctx, Model& model, const PassSettings& settings)
     logits_ = logits_memory_.view();
     if (c.moe()) expert_counts_ = pool_.make(Dtype::i32, "expert_counts", c.layers, c.experts);
     if (settings.backward) make_gradients();
-    ctx.scratch.reserve(ctx.arena, scratch_bytes());
+    ctx.scratch.reserve(scratch_bytes());
 }
 
 void TrainPass::make_gradients() {

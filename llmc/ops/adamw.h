@@ -13,14 +13,14 @@ struct AdamW {
 namespace ref {
 
 // One update with decoupled weight decay and bias correction, eq. (A1)-(A4).
-//   param, m, v (n) X  updated in place
-//   grad        (n) X
-// Element-wise, one pass. Deterministic.
+//   param, m, v (n) f32  updated in place
+//   grad        (n) f32
+// Element-wise, one pass. Deterministic. Stops with require() if step < 1 or a beta is >= 1.
 void adamw_update(Ctx& ctx, View param, View m, View v, const View& grad, const AdamW& adamw);
 
 // Sum of squares, eq. (A5).
 //   out  (1) f64 in every backend, written
-//   grad (n) X
+//   grad (n) f32
 // Order: blocks of a fixed size, added in ascending order: the same at any thread count.
 void square_sum_forward(Ctx& ctx, View out, const View& grad);
 

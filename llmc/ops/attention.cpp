@@ -19,7 +19,8 @@ static void require_attention(const char* op, const Ctx& ctx, const View& q, con
     require_shape(op, k, N, HKV * D);
     require_shape(op, v, N, HKV * D);
     require_shape(op, doc_start, N);
-    for (const View* view : {&q, &k, &v}) require_real(op, *view, ctx);
+    require_real(op, q, ctx);
+    require_dtypes(op, q.dtype, {&k, &v});
     require_dtype(op, doc_start, Dtype::i32);
     if (!ctx.checks_values()) return;
     const int32_t* start = doc_start.as<int32_t>();
@@ -29,21 +30,18 @@ static void require_attention(const char* op, const Ctx& ctx, const View& q, con
                 start[n]);
 }
 
-static void require_attention_views(const char* op, const Ctx& ctx,
-                                    std::initializer_list<const View*> views, int64_t n0,
-                                    int64_t n1) {
-    for (const View* view : views) {
-        require_shape(op, *view, n0, n1);
-        require_real(op, *view, ctx);
-    }
+static void require_views(const char* op, std::initializer_list<const View*> views, int64_t n0,
+                          int64_t n1, Dtype dtype) {
+    for (const View* view : views) require_shape(op, *view, n0, n1);
+    require_dtypes(op, dtype, views);
 }
 
 void check::attention_forward(Ctx& ctx, View out, View lse, const View& q, const View& k,
                               const View& v, const View& doc_start, int heads, int kv_heads) {
     const char* op = "attention_forward";
     require_attention(op, ctx, q, k, v, doc_start, heads, kv_heads);
-    require_attention_views(op, ctx, {&out}, q.shape[0], q.shape[1]);
-    require_attention_views(op, ctx, {&lse}, q.shape[0], heads);
+    require_views(op, {&out}, q.shape[0], q.shape[1], q.dtype);
+    require_views(op, {&lse}, q.shape[0], heads, ctx.dtype());
 }
 
 void check::attention_backward(Ctx& ctx, View dq, View dk, View dv, const View& dout,
@@ -51,9 +49,9 @@ void check::attention_backward(Ctx& ctx, View dq, View dk, View dv, const View& 
                                const View& v, const View& doc_start, int heads, int kv_heads) {
     const char* op = "attention_backward";
     require_attention(op, ctx, q, k, v, doc_start, heads, kv_heads);
-    require_attention_views(op, ctx, {&dq, &dout, &out}, q.shape[0], q.shape[1]);
-    require_attention_views(op, ctx, {&dk, &dv}, k.shape[0], k.shape[1]);
-    require_attention_views(op, ctx, {&lse}, q.shape[0], heads);
+    require_views(op, {&dq, &dout, &out}, q.shape[0], q.shape[1], q.dtype);
+    require_views(op, {&dk, &dv}, k.shape[0], k.shape[1], q.dtype);
+    require_views(op, {&lse}, q.shape[0], heads, ctx.dtype());
 }
 
 void check::attention_paged_forward(Ctx& ctx, View out, const View& q, const View& k_pages,
@@ -63,7 +61,8 @@ void check::attention_paged_forward(Ctx& ctx, View out, const View& q, const Vie
     require_heads(op, q, heads, kv_heads);
     const int64_t N = q.shape[0], D = q.shape[1] / heads;
     const int64_t pages = k_pages.shape[0], page_size = k_pages.shape[2];
-    require_attention_views(op, ctx, {&out, &q}, N, heads * D);
+    require_real(op, q, ctx);
+    require_views(op, {&out, &q}, N, heads * D, q.dtype);
     require_shape(op, k_pages, pages, kv_heads * D, page_size);
     require_shape(op, v_pages, pages, kv_heads * page_size, D);
     for (const View* view : {&k_pages, &v_pages}) {

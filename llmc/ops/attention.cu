@@ -149,6 +149,8 @@ struct RowTerms {
     float *lse, *delta; // (H, line): lse in units of ln 2; do_n . o_n
     int* start;         // (line)
     int line;
+
+    static int64_t line_of(int64_t N) { return (N + 63) / 64 * 64; }
 };
 
 // One warp = 32 rows of one head; a row's vectors lie side by side over the lanes. dout and out are
@@ -397,7 +399,7 @@ void backward(Ctx& ctx, View dq, View dk, View dv, const View& dout, const View&
               int H, int HKV) {
     using S = Tiling<T, kWidth>;
     const Inputs<T> a = inputs_of<T>(q, k, v, doc_start, H, HKV);
-    const int line = (a.N + 63) / 64 * 64, tiles = (a.N + S::kRows - 1) / S::kRows;
+    const int line = int(RowTerms::line_of(a.N)), tiles = (a.N + S::kRows - 1) / S::kRows;
     ScratchFrame frame(ctx.scratch);
     const size_t per_head = size_t(H) * size_t(line);
     const RowTerms terms{ctx.scratch.alloc_of<float>(per_head),
@@ -432,4 +434,10 @@ void gpu::attention_backward(Ctx& ctx, View dq, View dk, View dv, const View& do
     for_width(q.dtype, q.shape[1] / heads, [&]<class T, int kWidth>() {
         backward<T, kWidth>(ctx, dq, dk, dv, dout, out, lse, q, k, v, doc_start, heads, kv_heads);
     });
+}
+
+size_t gpu::attention_forward_scratch(const Ctx&, int64_t, int, int) { return 0; }
+
+size_t gpu::attention_backward_scratch(const Ctx&, int64_t N, int64_t, int heads, int, int) {
+    return size_t(RowTerms::line_of(N) * (2 * heads + 1)) * sizeof(float);
 }

@@ -240,11 +240,8 @@ void cpu::attention_backward(Ctx& ctx, View dq, View dk, View dv, const View& do
     });
 }
 
-size_t attention_backward_scratch(const Ctx& ctx, int64_t N, int64_t longest, int heads,
-                                  int kv_heads, int head_dim) {
-    const int64_t line = (N + 63) / 64 * 64;
-    if (ctx.backend != Backend::cpu) // attention.cu: two terms of every row and head, its document
-        return size_t(line * (2 * heads + 1)) * sizeof(float);
+size_t cpu::attention_backward_scratch(const Ctx& ctx, int64_t, int64_t longest, int heads,
+                                       int kv_heads, int head_dim) {
     const int group = heads / kv_heads;
     const int64_t floats = ctx.storage() == Dtype::bf16
                                ? thread_room<bf16>(longest, head_dim, group)

@@ -109,9 +109,8 @@ void cpu::attention_forward(Ctx& ctx, View out, View lse, const View& q, const V
     });
 }
 
-size_t attention_forward_scratch(const Ctx& ctx, int64_t N, int kv_heads, int head_dim) {
-    if (ctx.backend != Backend::cpu) return 0; // the kernel's lies in shared memory
-    const int64_t keys = 2 * N + kLanes;       // a document's last block is padded to whole vectors
+size_t cpu::attention_forward_scratch(const Ctx& ctx, int64_t N, int kv_heads, int head_dim) {
+    const int64_t keys = 2 * N + kLanes; // a document's last block is padded to whole vectors
     const int64_t values = ctx.storage() == Dtype::bf16 ? N : 0;
     return size_t((keys + values) * kv_heads * head_dim + ctx.threads * thread_room(head_dim)) *
            sizeof(float);

@@ -1,3 +1,4 @@
+// Contract: dispatch.h.
 #include "llmc/ops/dispatch.h"
 
 namespace {
@@ -27,6 +28,10 @@ void require_shape(const char* op, const View& view, int64_t n0, int64_t n1, int
 void require_dtype(const char* op, const View& view, Dtype dtype) {
     require(view.dtype == dtype, "%s: %s is %s, expected %s", op, view.name, dtype_name(view.dtype),
             dtype_name(dtype));
+}
+void require_dtypes(const char* op, Dtype dtype, std::initializer_list<const View*> views) {
+    for (const View* view : views)
+        if (!view->empty()) require_dtype(op, *view, dtype);
 }
 void require_real(const char* op, const View& view, const Ctx& ctx) {
     if (ctx.backend != Backend::ref && view.dtype == Dtype::bf16) return;

@@ -2,6 +2,8 @@
 #include "llmc/ops/embed.h"
 
 static void require_tokens(const char* op, const Ctx& ctx, const View& tokens, int64_t V) {
+    require_shape(op, tokens, tokens.shape[0]);
+    require_dtype(op, tokens, Dtype::i32);
     if (!ctx.checks_values()) return;
     const int32_t* t = tokens.as<int32_t>();
     for (int64_t n = 0; n < tokens.rows(); n++)
@@ -10,9 +12,9 @@ static void require_tokens(const char* op, const Ctx& ctx, const View& tokens, i
 
 void check::embed_forward(Ctx& ctx, View out, const View& tokens, const View& weight) {
     const char* op = "embed_forward";
-    require_shape(op, tokens, tokens.shape[0]);
     require_shape(op, out, tokens.shape[0], weight.shape[1]);
     require_real(op, weight, ctx);
+    require_dtype(op, out, weight.dtype);
     require_tokens(op, ctx, tokens, weight.shape[0]);
 }
 
@@ -20,6 +22,7 @@ void check::embed_backward(Ctx& ctx, View dweight, const View& dout, const View&
     const char* op = "embed_backward";
     require_shape(op, dout, tokens.shape[0], dweight.shape[1]);
     require_real(op, dout, ctx);
+    require_dtype(op, dweight, ctx.dtype());
     require_tokens(op, ctx, tokens, dweight.shape[0]);
 }
 

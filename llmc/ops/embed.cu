@@ -176,3 +176,7 @@ void gpu::embed_forward(Ctx& ctx, View out, const View& tokens, const View& weig
 void gpu::embed_backward(Ctx& ctx, View dweight, const View& dout, const View& tokens) {
     (dout.dtype == Dtype::bf16 ? backward<bf16> : backward<float>)(ctx, dweight, dout, tokens);
 }
+
+size_t gpu::embed_backward_scratch(const Ctx&, int64_t N) {
+    return size_t(N) * (3 * sizeof(int) + sizeof(Group));
+}

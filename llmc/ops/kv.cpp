@@ -13,9 +13,8 @@ void check::kv_store_forward(Ctx& ctx, View k_pages, View v_pages, const View& k
     require_shape(op, k_pages, pages, width, page_size);
     require_shape(op, v_pages, pages, width / D * page_size, D);
     require_real(op, k, ctx);
-    require_dtype(op, v, k.dtype);
-    require_dtype(op, k_pages, k.dtype);
-    require_dtype(op, v_pages, k.dtype);
+    require_dtypes(op, k.dtype, {&v, &k_pages, &v_pages});
+    require_dtype(op, slot, Dtype::i32);
     if (!ctx.checks_values()) return;
     const int32_t* s = slot.as<int32_t>();
     for (int64_t n = 0; n < N; n++)

@@ -1,4 +1,5 @@
-// Writing keys and values into the pages of a KV cache. Contract here -> kv.cpp -> kv_cpu.cpp ->
+// Writing keys and values into the pages of a KV cache (pages: Kwon et al., arXiv 2309.06180); it
+// copies, so there is no equation. This contract -> kv.cpp -> kv_cpu.cpp ->
 // kernel in kv.cu -> test/test_attention.cpp.
 #pragma once
 #include "llmc/ops/dispatch.h"
@@ -15,8 +16,8 @@ namespace ref {
 //   k_pages (pages, HKV*D, page_size) X  column slot[n] % page_size written, others untouched
 //   v_pages (pages, HKV*page_size, D) X  rows slot[n] % page_size of each head written
 //   k, v    (N, HKV*D)                X
-//   slot    (N) i32                      page * page_size + line; rows of one slot hold equal
-//                                        values
+//   slot    (N) i32                      page * page_size + line, below pages * page_size; rows of
+//                                        one slot hold equal values
 void kv_store_forward(Ctx& ctx, View k_pages, View v_pages, const View& k, const View& v,
                       const View& slot);
 

@@ -7,8 +7,8 @@ void check::linear_forward(Ctx& ctx, View out, const View& inp, const View& weig
     const char* op = "linear_forward";
     require_shape(op, out, inp.shape[0], weight.shape[0]);
     require_shape(op, weight, weight.shape[0], inp.shape[1]);
-    require_real(op, inp, ctx);
-    require_real(op, weight, ctx);
+    for (const View* view : {&inp, &weight, static_cast<const View*>(&out)})
+        require_real(op, *view, ctx);
 }
 
 void check::linear_backward(Ctx& ctx, View dinp, View dweight, const View& dout, const View& inp,
@@ -19,7 +19,8 @@ void check::linear_backward(Ctx& ctx, View dinp, View dweight, const View& dout,
     require_shape(op, dweight, O, C);
     require_shape(op, dout, N, O);
     require_shape(op, weight, O, C);
-    require_real(op, dout, ctx);
+    for (const View* view : {&dout, &inp, &weight}) require_real(op, *view, ctx);
+    if (!dinp.empty()) require_real(op, dinp, ctx);
     require_dtype(op, dweight, ctx.dtype());
 }
 

@@ -6,7 +6,7 @@
 
 namespace ref {
 
-// out = inp weight^T, eq. (L1).
+// out = inp weight^T, eq. (L1). A router's: its weight, out and dout are f32 beside an inp of X.
 //   out    (N, O) X  written
 //   inp    (N, C) X
 //   weight (O, C) X
@@ -14,8 +14,8 @@ namespace ref {
 void linear_forward(Ctx& ctx, View out, const View& inp, const View& weight);
 
 // dinp = dout weight, eq. (L2); dweight += dout^T inp, eq. (L3).
-//   dinp    (N, C) X  per `store`; an empty view = not wanted
-//   dweight (O, C) X  accumulated (+=)
+//   dinp    (N, C) X    per `store`; an empty view = not wanted
+//   dweight (O, C) f32  accumulated (+=)
 //   dout    (N, O) X
 //   inp     (N, C) X
 //   weight  (O, C) X

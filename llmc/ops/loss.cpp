@@ -13,6 +13,8 @@ static void require_loss(const char* op, const Ctx& ctx, const View& stats, cons
     require_shape(op, stats, N, kLossStats);
     require_shape(op, targets, N);
     require_real(op, logits, ctx);
+    require_dtype(op, stats, ctx.dtype());
+    require_dtype(op, targets, Dtype::i32);
     require(shape.V >= 1 && shape.V <= logits.shape[1], "%s: V=%d of %ld columns", op, shape.V,
             long(logits.shape[1]));
     require(shape.beta > -1, "%s: beta=%g must be > -1", op, shape.beta);
@@ -35,7 +37,7 @@ void check::loss_forward_backward(Ctx& ctx, View logits, View stats, const View&
     const char* op = "loss_forward_backward";
     require_loss(op, ctx, stats, logits, targets, shape);
     require_shape(op, scale, logits.shape[0]);
-    require_dtype(op, scale, ctx.dtype());
+    require_dtypes(op, ctx.dtype(), {&scale, &old_logp});
     if (!old_logp.empty()) require_shape(op, old_logp, logits.shape[0]);
 }
 

@@ -46,22 +46,22 @@ constexpr int32_t kIgnoredTarget = -100;
 namespace ref {
 
 // Statistics of every row; the logits stay as they are.
-//   stats   (N, kLossStats) X  written
+//   stats   (N, kLossStats) f32  written
 //   logits  (N, Vp)         X
-//   targets (N)             i32, 0 <= target < V or kIgnoredTarget
+//   targets (N)             i32  0 <= target < V, or kIgnoredTarget
 // Rows are independent of N. A row with NaN, +inf or nothing but -inf gets NaN in its statistics.
 void loss_forward(Ctx& ctx, View stats, const View& logits, const View& targets,
                   const LossShape& shape);
 
 // The same statistics, and dlogits_j = -weight * p_j (r_j - W) / temperature in place of the
 // logits, with rewards held constant (stop-gradient).
-//   logits   (N, Vp)         X  in: logits; out: dlogits, columns V..Vp-1 written as 0
-//   stats    (N, kLossStats) X  written
+//   logits   (N, Vp)         X    in: logits; out: dlogits, columns V..Vp-1 written as 0
+//   stats    (N, kLossStats) f32  written
 //   targets  (N)             i32
-//   scale    (N)             X  upstream weight; any sign. 0 and ignored rows: dlogits 0
-//   old_logp (N)             X  or empty. Given: weight = scale * rho, or 0 where the clipped
-//                               surrogate is flat (rho > 1 + clip_high and scale > 0, rho < 1 -
-//                               clip_low and scale < 0); else weight = scale
+//   scale    (N)             f32  upstream weight; any sign. 0 and ignored rows: dlogits 0
+//   old_logp (N)             f32  or empty. Given: weight = scale * rho, or 0 where the clipped
+//                                 surrogate is flat (rho > 1 + clip_high and scale > 0, rho < 1 -
+//                                 clip_low and scale < 0); else weight = scale
 void loss_forward_backward(Ctx& ctx, View logits, View stats, const View& targets,
                            const View& scale, const View& old_logp, const LossShape& shape);
 
@@ -77,7 +77,8 @@ struct LossRow {
 };
 // Sums over the columns but x, relative to the row's maximum: head = sum over K of e_j = exp(u_j),
 // tail = the others, weighted = sum of e_j u_j; u_j = (z_j - max) / temperature; `max` is already
-// divided too; rest = sum of e_j over all columns but one that holds the maximum.
+// divided too; rest = sum of e_j over all columns but one that holds the maximum; smallest_q: q is
+// taken for no less in its power, whose logarithm must be finite.
 HOST_DEVICE inline LossRow loss_row(double max, double target_e, double target_u, double head,
                                     double tail, double rest, double weighted, double smallest_q,
                                     const LossShape& shape) {

@@ -62,7 +62,8 @@ template <class T> struct CombineGradient {
 // gradient written once, 4 K + 2 bytes per element of dout in bf16. Bound by memory. A thread reads
 // only what it wrote.
 //   | warp 0: dout in vectors of T | warp 1: ... |
-template <class T>
+// kStreamed, of rows too wide for that (99 KiB: C above 6336 in fp32): dout is read K times.
+template <class T, bool kStreamed>
 __global__ void __launch_bounds__(kThreads) moe_combine_backward_kernel(CombineGradient<T> a) {
     constexpr int kV = kVector<T>;
     DYNAMIC_SHARED(T, shared);
@@ -71,8 +72,10 @@ __global__ void __launch_bounds__(kThreads) moe_combine_backward_kernel(CombineG
     T* dout = shared + warp * vectors * kV;
     const int64_t n = int64_t(blockIdx.x) * kWarps + warp;
     if (n >= a.N) return;
-    for (int v = lane; v < vectors; v += 32)
-        st128(dout + v * kV, load_vector(a.dout + n * a.dout_ld, a.C, v, a.aligned, 0));
+    auto load_dout = [&](int v) {
+        return load_vector(a.dout + n * a.dout_ld, a.C, v, a.aligned, 0);
+    };
+    for (int v = lane; v < vectors && !kStreamed; v += 32) st128(dout + v * kV, load_dout(v));
     int slot = 0; // lane l: of the l-th of 32 experts
     float weight = 0, dweight = 0;
     for (int k = 0; k < a.K; k++) {
@@ -85,7 +88,7 @@ __global__ void __launch_bounds__(kThreads) moe_combine_backward_kernel(CombineG
         float dot = 0;
         for (int v = lane; v < vectors; v += 32) {
             float g[kV], y[kV];
-            unpack(g, ld128(dout + v * kV));
+            unpack(g, kStreamed ? load_dout(v) : ld128(dout + v * kV));
             unpack(y, load_vector(a.slots + s * a.slots_ld, a.C, v, a.aligned, 0));
 #pragma unroll
             for (int i = 0; i < kV; i++) {
@@ -138,9 +141,12 @@ void combine_backward(Ctx& ctx, View dslots, View dweights, const View& dout, co
                                int(row_slot.shape[1]),
                                aligned_rows<T>(dslots) && aligned_rows<T>(dout) &&
                                    aligned_rows<T>(slots)};
-    const size_t shared = size_t(kWarps) * 16 * size_t(vectors_of<T>(a.C));
-    LAUNCH(ctx, moe_combine_backward_kernel<T>,
-           (LaunchShape{(a.N + kWarps - 1) / kWarps, kThreads, 1, shared}), a);
+    LaunchShape shape{(a.N + kWarps - 1) / kWarps, kThreads, 1,
+                      size_t(kWarps) * 16 * size_t(vectors_of<T>(a.C))};
+    if (kernel_path(ctx) != 0 && shape.shared_bytes <= shared_limit(ctx))
+        return LAUNCH(ctx, (moe_combine_backward_kernel<T, false>), shape, a);
+    shape.shared_bytes = 0;
+    LAUNCH(ctx, (moe_combine_backward_kernel<T, true>), shape, a);
 }
 
 } // namespace

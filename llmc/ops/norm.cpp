@@ -16,6 +16,9 @@ void check::rmsnorm_forward(Ctx& ctx, View out, View residual, View rstd, const 
         require_shape(op, residual, N, C);
     }
     require_real(op, inp, ctx);
+    require_dtypes(op, inp.dtype, {&out, &delta, &weight});
+    if (!delta.empty()) require_dtype(op, residual, inp.dtype);
+    require_dtype(op, rstd, ctx.dtype());
     require(eps >= 0, "%s: eps=%g", op, eps);
 }
 
@@ -30,6 +33,8 @@ void check::rmsnorm_backward(Ctx& ctx, View dresidual, View dweight, const View&
     require_shape(op, weight, C);
     require_shape(op, dweight, C);
     require_real(op, residual, ctx);
+    require_dtypes(op, residual.dtype, {&dresidual, &dout, &weight});
+    require_dtypes(op, ctx.dtype(), {&rstd, &dweight});
 }
 
 // ------------------------------------------------------------------------------------------------

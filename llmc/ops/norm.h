@@ -9,7 +9,7 @@ namespace ref {
 // Zhang & Sennrich, arXiv 1910.07467.
 //   out      (N, C) X   written: residual * rstd * weight
 //   residual (N, C) X   written: inp + delta; not touched where delta is empty
-//   rstd     (N)    X   written: 1 / sqrt(mean(residual^2) + eps)
+//   rstd     (N)    f32 written: 1 / sqrt(mean(residual^2) + eps)
 //   inp      (N, C) X
 //   delta    (N, C) X   or an empty view: residual is inp itself
 //   weight   (C)    X
@@ -19,10 +19,10 @@ void rmsnorm_forward(Ctx& ctx, View out, View residual, View rstd, const View& i
 
 // Gradient of rmsnorm_forward's `out`, eq. (N3), added to the gradient of the residual stream.
 //   dresidual (N, C) X   accumulated (+=)
-//   dweight   (C)    X   accumulated (+=)
+//   dweight   (C)    f32 accumulated (+=)
 //   dout      (N, C) X
 //   residual  (N, C) X   the stream that was normalised
-//   rstd      (N)    X   saved by the forward
+//   rstd      (N)    f32 saved by the forward
 //   weight    (C)    X
 // Order: rows are summed into dweight in fixed blocks; deterministic at any thread count.
 void rmsnorm_backward(Ctx& ctx, View dresidual, View dweight, const View& dout,
@@ -30,8 +30,11 @@ void rmsnorm_backward(Ctx& ctx, View dresidual, View dweight, const View& dout,
 
 } // namespace ref
 
-// Bytes of ctx.scratch that rmsnorm_backward takes.
+namespace cpu {
+// Of rmsnorm_backward.
 size_t rmsnorm_backward_scratch(const Ctx& ctx, int64_t N, int64_t C);
+} // namespace cpu
 
 DECLARE_KERNEL_OP(rmsnorm_forward)
 DECLARE_KERNEL_OP(rmsnorm_backward)
+DECLARE_SCRATCH(rmsnorm_backward_scratch)

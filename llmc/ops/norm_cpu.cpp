@@ -112,6 +112,6 @@ void cpu::rmsnorm_backward(Ctx& ctx, View dresidual, View dweight, const View& d
     });
 }
 
-size_t rmsnorm_backward_scratch(const Ctx&, int64_t N, int64_t C) { // norm.cu's blocks are as long
+size_t cpu::rmsnorm_backward_scratch(const Ctx&, int64_t N, int64_t C) {
     return size_t((N + kRowBlock - 1) / kRowBlock * C) * sizeof(float);
 }

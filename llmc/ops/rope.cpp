@@ -10,9 +10,8 @@ void rope_table_fill(View table, double base) {
         for (int64_t i = 0; i < D / 2; i++) {
             const double angle = double(p) * std::pow(base, -2.0 * double(i) / double(D));
             const double pair[2] = {std::cos(angle), std::sin(angle)};
-            for (int half = 0; half < 2; half++) {
+            for (int half = 0; half < 2; half++)
                 write_value(table, p * table.ld + half * (D / 2) + i, pair[half]);
-            }
         }
 }
 
@@ -28,7 +27,9 @@ static void require_rope(const char* op, const Ctx& ctx, const View& qk, const V
     require_shape(op, k_weight, D);
     require_shape(op, positions, N);
     require_real(op, qkv, ctx);
-    require_dtype(op, table, ctx.dtype());
+    require_dtypes(op, qkv.dtype, {&qk, &q_weight, &k_weight});
+    require_dtypes(op, ctx.dtype(), {&rstd, &table});
+    require_dtype(op, positions, Dtype::i32);
     if (!ctx.checks_values()) return;
     const int32_t* p = positions.as<int32_t>();
     for (int64_t n = 0; n < N; n++)
@@ -53,6 +54,8 @@ void check::qknorm_rope_backward(Ctx& ctx, View dqkv, View dq_weight, View dk_we
     require_shape(op, dqkv, qkv.shape[0], qkv.shape[1]);
     require_shape(op, dq_weight, q_weight.shape[0]);
     require_shape(op, dk_weight, k_weight.shape[0]);
+    require_dtype(op, dqkv, qkv.dtype);
+    require_dtypes(op, ctx.dtype(), {&dq_weight, &dk_weight});
 }
 
 // ------------------------------------------------------------------------------------------------

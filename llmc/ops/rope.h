@@ -13,10 +13,10 @@ namespace ref {
 // Per head: RMSNorm over D, eq. (R1)-(R2), then rotation by the row's position, eq. (R3). The first
 // (H+HKV)D columns of qkv are the query and key heads.
 //   qk        (N, (H+HKV)D)  X  written
-//   rstd      (N, H+HKV)     X  written: 1 / sqrt(mean(head^2) + eps)
+//   rstd      (N, H+HKV)     f32 written: 1 / sqrt(mean(head^2) + eps)
 //   qkv       (N, (H+2HKV)D) X
 //   q_weight, k_weight (D)   X
-//   table     (P, D)         X  of rope_table_fill
+//   table     (P, D)         f32 of rope_table_fill; D even, in kernels at most 256
 //   positions (N)            i32, 0 <= position < P
 void qknorm_rope_forward(Ctx& ctx, View qk, View rstd, const View& qkv, const View& q_weight,
                          const View& k_weight, const View& table, const View& positions, int heads,
@@ -24,7 +24,7 @@ void qknorm_rope_forward(Ctx& ctx, View qk, View rstd, const View& qkv, const Vi
 
 // Gradient of qknorm_rope_forward, eq. (R4).
 //   dqkv      (N, (H+2HKV)D) X  columns of q and k written, those of v untouched
-//   dq_weight, dk_weight (D) X  accumulated (+=), rows in fixed blocks: deterministic
+//   dq_weight, dk_weight (D) f32 accumulated (+=), rows in fixed blocks: deterministic
 //   dqk, rstd, qkv, ...         as in the forward
 void qknorm_rope_backward(Ctx& ctx, View dqkv, View dq_weight, View dk_weight, const View& dqk,
                           const View& rstd, const View& qkv, const View& q_weight,

@@ -11,10 +11,10 @@ void check::sample_forward(Ctx& ctx, View tokens, View kept, const View& logits,
     const char* op = "sample_forward";
     require_shape(op, tokens, logits.shape[0]);
     require_shape(op, kept, logits.shape[0]);
-    require_dtype(op, kept, Dtype::f64);
     require_shape(op, uniform, logits.shape[0]);
     require_real(op, logits, ctx);
-    require_dtype(op, uniform, Dtype::f64);
+    require_dtypes(op, Dtype::f64, {&kept, &uniform});
+    require_dtype(op, tokens, Dtype::i32);
     require(shape.V >= 1 && shape.V <= logits.shape[1], "%s: V=%d of %ld columns", op, shape.V,
             long(logits.shape[1]));
     require(shape.temperature >= 0 && shape.top_p > 0 && shape.top_k >= 0,

@@ -144,6 +144,7 @@ __global__ void __launch_bounds__(kThreads) sample_forward_kernel(SampleRows<T> 
 template <class T>
 void sample(Ctx& ctx, View tokens, View kept, const View& logits, const View& uniform,
             const SampleShape& s) {
+    // Finite as a float: the largest logit's 0 * rate is 0, however low the temperature.
     const double rate = s.temperature == 0 ? 0 : std::min(1 / s.temperature, 1e30);
     const SampleRows<T> a{tokens.as<int32_t>(),
                           kept.as<double>(),

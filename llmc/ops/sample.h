@@ -21,7 +21,8 @@ namespace ref {
 //                       where nothing was cut off or the draw is greedy
 //   logits  (N, Vp) X
 //   uniform (N)     f64 in [0, 1)
-// A row depends on its own logits and uniform number only.
+// A row depends on its own logits and uniform number only. One with NaN, +inf or nothing but -inf
+// is no distribution: fast forms take its largest number, or token 0, and kept is 1.
 void sample_forward(Ctx& ctx, View tokens, View kept, const View& logits, const View& uniform,
                     const SampleShape& shape);
 

@@ -6,12 +6,14 @@
 void check::swiglu_forward(Ctx& ctx, View out, const View& gate_up) {
     require_shape("swiglu_forward", gate_up, out.shape[0], 2 * out.shape[1]);
     require_real("swiglu_forward", gate_up, ctx);
+    require_dtype("swiglu_forward", out, gate_up.dtype);
 }
 
 void check::swiglu_backward(Ctx& ctx, View dgate_up, const View& dout, const View& gate_up) {
     require_shape("swiglu_backward", dgate_up, dout.shape[0], 2 * dout.shape[1]);
     require_shape("swiglu_backward", gate_up, dout.shape[0], 2 * dout.shape[1]);
     require_real("swiglu_backward", dout, ctx);
+    require_dtypes("swiglu_backward", dout.dtype, {&dgate_up, &gate_up});
 }
 
 // ------------------------------------------------------------------------------------------------

@@ -40,6 +40,13 @@ int cache_pages(const EngineSettings& settings) {
 
 constexpr int kPrefillRows = 512; // most rows of a forward beyond one for each sequence
 
+int64_t forward_rows(const EngineSettings& s) { return padded_rows(s.rows + kPrefillRows); }
+
+template <class... Sizes> // rows, and columns where there are some
+Mirror mirror(Ctx& ctx, Dtype dtype, const char* name, Sizes... sizes) {
+    return Mirror(ctx, Buffer(ctx.arena, Segment::rollouts, dtype, name, sizes...));
+}
+
 } // namespace
 
 double sample_uniform(uint64_t seed, uint64_t step, uint64_t prompt_id, int sample, int position) {
@@ -58,15 +65,29 @@ const char* finish_name(Finish finish) { return finish == Finish::stop ? "stop" 
 Engine::Engine(Ctx& ctx, const Model& model, const EngineSettings& settings)
     : ctx_(ctx), model_(model), settings_(settings),
       cache_(ctx.arena, model.config, ctx.storage(), cache_pages(settings), settings.page_size),
-      pass_(ctx, model, cache_, padded_rows(settings.rows + kPrefillRows),
-            padded_rows(settings.rows)),
-      pages_(std::make_unique<PageTable>(cache_.pages())) {
+      pass_(ctx, model, cache_, forward_rows(settings), padded_rows(settings.rows)),
+      pages_(std::make_unique<PageTable>(cache_.pages())), host_(ctx, model.config, settings) {
     pages_->take(); // page 0 belongs to the padding
     if (settings.longest > model.config.max_positions)
         fatal(format("rollout: prompt and answer may take %d tokens, the model has %d positions",
                      settings.longest, model.config.max_positions),
               "lower max_new_tokens or use shorter prompts");
 }
+
+Engine::Host::Host(Ctx& ctx, const ModelConfig& config, const EngineSettings& s)
+    : tokens(mirror(ctx, Dtype::i32, "tokens", forward_rows(s))),
+      positions(mirror(ctx, Dtype::i32, "positions", forward_rows(s))),
+      row(mirror(ctx, Dtype::i32, "row", forward_rows(s))),
+      length(mirror(ctx, Dtype::i32, "length", forward_rows(s))),
+      slot(mirror(ctx, Dtype::i32, "slot", forward_rows(s))),
+      table(mirror(ctx, Dtype::i32, "page_table", s.rows + 1, pages_for(s.longest, s.page_size))),
+      chosen(mirror(ctx, Dtype::i32, "rows", padded_rows(s.rows))),
+      logits(mirror(ctx, ctx.storage(), "logits", s.rows, config.padded_vocab())),
+      uniform(mirror(ctx, Dtype::f64, "uniform", s.rows)),
+      drawn(mirror(ctx, Dtype::i32, "tokens", s.rows)),
+      kept(mirror(ctx, Dtype::f64, "kept", s.rows)),
+      plain_stats(mirror(ctx, ctx.dtype(), "stats", s.rows, kLossStats)),
+      drawn_stats(mirror(ctx, ctx.dtype(), "stats", s.rows, kLossStats)) {}
 
 Engine::~Engine() = default;
 
@@ -352,14 +373,10 @@ class Generation {
         while (rows.tokens.size() < padded) rows.add(0, 0, e_.settings_.rows, 0, page_size_);
         // Neighbouring padding rows would write one line twice; they all write the same value
         // there.
-        Ctx& ctx = e_.ctx_;
         auto& to = e_.host_;
-        const View table = to.table.give(ctx, table_, "page_table");
-        e_.pass_.forward(
-            {to.tokens.give(ctx, rows.tokens, "tokens"),
-             to.positions.give(ctx, rows.positions, "positions"), to.row.give(ctx, rows.row, "row"),
-             to.length.give(ctx, rows.length, "length"), to.slot.give(ctx, rows.slot, "slot"),
-             make_view(table.data, Dtype::i32, table.name, e_.settings_.rows + 1, table_width_)});
+        e_.pass_.forward({to.tokens.give(rows.tokens), to.positions.give(rows.positions),
+                          to.row.give(rows.row), to.length.give(rows.length),
+                          to.slot.give(rows.slot), to.table.give(table_)});
     }
 
     // Logits for those whose known tokens are all computed; prompts that others wait for are kept.
@@ -375,7 +392,7 @@ class Generation {
         if (drawing.empty()) return;
         const int64_t M = int64_t(drawing.size());
         chosen.resize(size_t(padded_rows(M)), 0);
-        const View logits = e_.pass_.logits_forward(e_.host_.chosen.give(e_.ctx_, chosen, "rows"));
+        const View logits = e_.pass_.logits_forward(e_.host_.chosen.give(chosen));
         for (int64_t i = 0; i < M; i++)
             if (drawing[i]->length == prompt_length(drawing[i]->request))
                 keep_prompt(*drawing[i], logits.slice_rows(i, 1));
@@ -413,8 +430,7 @@ class Generation {
         std::vector<Sequence> fresh = std::move(fresh_);
         fresh_.clear();
         Mirror& repeated = e_.host_.logits;
-        repeated.shape(e_.ctx_, e_.ctx_.storage(), "logits", int64_t(fresh.size()),
-                       e_.model_.config.padded_vocab());
+        repeated.use(int64_t(fresh.size()));
         std::vector<Sequence*> sequences;
         for (size_t i = 0; i < fresh.size(); i++) {
             const std::vector<char>& logits = prompts_[fresh[i].request].logits;
@@ -422,7 +438,7 @@ class Generation {
             std::memcpy(row.data, logits.data(), logits.size());
             sequences.push_back(&fresh[i]);
         }
-        repeated.to_tensor(e_.ctx_);
+        repeated.to_tensor();
         draw(repeated.tensor(), sequences);
         for (Sequence& q : fresh) {
             if (waiting(q.request) == 0) release_prompt(q.request);
@@ -438,8 +454,7 @@ class Generation {
         shape.V = e_.model_.config.vocab;
         shape.k = 1;
         shape.temperature = temperature;
-        stats.shape(e_.ctx_, e_.ctx_.dtype(), "stats", logits.rows(), kLossStats);
-        loss_forward(e_.ctx_, stats.tensor(), logits, e_.host_.drawn.tensor(), shape);
+        loss_forward(e_.ctx_, stats.use(logits.rows()), logits, e_.host_.drawn.tensor(), shape);
     }
 
     // Draws the next token of every sequence from its row of logits.
@@ -454,16 +469,14 @@ class Generation {
         }
         Ctx& ctx = e_.ctx_;
         auto& host = e_.host_;
-        sample_forward(ctx, host.drawn.shape(ctx, Dtype::i32, "tokens", M),
-                       host.kept.shape(ctx, Dtype::f64, "kept", M), logits,
-                       host.uniform.give(ctx, uniform, Dtype::f64, "uniform"),
+        sample_forward(ctx, host.drawn.use(M), host.kept.use(M), logits, host.uniform.give(uniform),
                        {e_.model_.config.vocab, s_.temperature, s_.top_p, s_.top_k});
         if (ctx.checks_values()) ctx.wait(); // the loss checks its targets
         const bool plain_only = greedy || s_.temperature == 1;
         ask_stats(host.plain_stats, logits, 1);
         if (!plain_only) ask_stats(host.drawn_stats, logits, s_.temperature);
-        for (Mirror* mirror : {&host.drawn, &host.kept, &host.plain_stats}) mirror->to_host(ctx);
-        if (!plain_only) host.drawn_stats.to_host(ctx);
+        for (Mirror* mirror : {&host.drawn, &host.kept, &host.plain_stats}) mirror->to_host();
+        if (!plain_only) host.drawn_stats.to_host();
         const View tokens = host.drawn.host(), kept = host.kept.host();
         const View plain = host.plain_stats.host();
         const View drawn = plain_only ? plain : host.drawn_stats.host();

@@ -89,7 +89,8 @@ class Engine {
     DecodePass pass_;
     std::unique_ptr<class PageTable> pages_;
     EngineListener listener_;
-    struct {                                                // what goes to the ops and back
+    struct Host { // what goes to the ops and back
+        Host(Ctx& ctx, const ModelConfig& config, const EngineSettings& settings);
         Mirror tokens, positions, row, length, slot, table; // of a forward
         Mirror chosen, logits, uniform, drawn, kept, plain_stats, drawn_stats;
     } host_;

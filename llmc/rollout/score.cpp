@@ -8,9 +8,17 @@
 
 constexpr int64_t kScoreRows = 1024; // tokens of one forward, where no text is longer
 
+static Mirror indices(Ctx& ctx, const char* name, int64_t rows) {
+    return Mirror(ctx, Buffer(ctx.arena, Segment::activations, Dtype::i32, name, rows));
+}
+
 Scorer::Scorer(Ctx& ctx, Model& model, int64_t longest)
     : ctx_(ctx), model_(model), rows_(std::max(longest, kScoreRows)),
-      pass_(ctx, model, {rows_, kScoreRows, false, false}) {
+      pass_(ctx, model, {rows_, kScoreRows, false, false}), tokens_(indices(ctx, "tokens", rows_)),
+      positions_(indices(ctx, "positions", rows_)), doc_start_(indices(ctx, "doc_start", rows_)),
+      targets_(indices(ctx, "targets", rows_)),
+      stats_(ctx,
+             Buffer(ctx.arena, Segment::activations, ctx.dtype(), "stats", rows_, kLossStats)) {
     if (longest > model.config.max_positions)
         fatal(format("score: a text of %ld tokens, the model has %d positions", long(longest),
                      model.config.max_positions),
@@ -46,10 +54,8 @@ int64_t Scorer::forward(const std::vector<std::vector<int32_t>>& texts, size_t b
     const int64_t N = int64_t(tokens.size());
     require(N <= rows_, "Scorer: %ld rows, room for %ld", long(N), long(rows_));
     if (N > 0)
-        pass_.forward({tokens_.give(ctx_, tokens, "tokens"),
-                       positions_.give(ctx_, positions, "positions"),
-                       doc_start_.give(ctx_, doc_start, "doc_start")},
-                      false);
+        pass_.forward(
+            {tokens_.give(tokens), positions_.give(positions), doc_start_.give(doc_start)}, false);
     return N;
 }
 
@@ -58,13 +64,12 @@ void Scorer::score_rows(const std::vector<std::vector<int32_t>>& texts, size_t b
     std::vector<int32_t> targets;
     const int64_t N = forward(texts, begin, end, targets);
     if (N == 0) return;
-    stats_.shape(ctx_, ctx_.dtype(), "stats", N, kLossStats);
     LossShape shape{};
     shape.V = model_.config.vocab;
     shape.k = 1;
     shape.temperature = temperature;
-    pass_.loss_forward(stats_.tensor(), targets_.give(ctx_, targets, "targets"), shape);
-    stats_.to_host(ctx_);
+    pass_.loss_forward(stats_.use(N), targets_.give(targets), shape);
+    stats_.to_host();
     const View stats = stats_.host();
     int64_t n = 0;
     for (size_t t = begin; t < end; t++)
@@ -87,12 +92,13 @@ void Scorer::write_logits(const std::string& path, const std::vector<std::vector
     for (size_t t = 0; t < texts.size(); t++) {
         std::vector<int32_t> targets;
         const int64_t T = forward(texts, t, t + 1, targets);
-        logits_.shape(ctx_, ctx_.storage(), "logits", T, model_.config.padded_vocab());
-        pass_.logits_forward(logits_.tensor(), 0);
-        logits_.to_host(ctx_);
+        const Buffer logits(ctx_.arena, Segment::logits, ctx_.storage(), "logits", T,
+                            model_.config.padded_vocab());
+        pass_.logits_forward(logits.view(), 0);
+        const HostRead seen(ctx_, logits.view());
         std::vector<float> values(size_t(T * V));
         for (int64_t n = 0; n < T; n++) {
-            const View row = logits_.host().slice_rows(n, 1);
+            const View row = seen.view().slice_rows(n, 1);
             convert_values(row.data, row.dtype, values.data() + n * V, Dtype::f32, V);
         }
         writer.append(texts[t].data(), size_t(T) * sizeof(int32_t));

@@ -29,5 +29,5 @@ class Scorer {
     Model& model_;
     int64_t rows_;
     TrainPass pass_;
-    Mirror tokens_, positions_, doc_start_, targets_, stats_, logits_;
+    Mirror tokens_, positions_, doc_start_, targets_, stats_;
 };

@@ -190,9 +190,9 @@ class Server {
         if (message != built_) {
             engine_.reset();
             model_.reset();
-            ctx_ = std::make_unique<Ctx>(settings_.backend, settings_.threads,
-                                         message["bf16"].get<bool>(), comm_.local_rank());
-            ctx_->play_gpu();
+            ctx_ = std::make_unique<Ctx>(
+                CtxSettings{settings_.backend, settings_.threads, message["bf16"].get<bool>()},
+                comm_.local_rank());
             if (message["weights"] != dtype_name(ctx_->dtype()))
                 fatal(format("serve: the run computes in %s, this rank in %s",
                              message["weights"].get<std::string>().c_str(),

@@ -54,10 +54,10 @@ void Run::validate(Json& line) {
         if (turn % comm_.size() != comm_.rank()) continue;
         for (const MicroBatch& micro :
              cut_rows(text_rows(std::move(packed)), 0, 1, pass_->rows())) {
-            views_.fill(*ctx_, micro);
-            pass_->forward(views_.batch, false);
-            pass_->loss_forward(views_.stats, views_.targets, shape);
-            sums.add(micro, views_.read_stats(*ctx_), shape, tokenizer_);
+            views_->fill(micro);
+            pass_->forward(views_->batch, false);
+            pass_->loss_forward(views_->stats, views_->targets, shape);
+            sums.add(micro, views_->read_stats(), shape, tokenizer_);
         }
     }
     if (!seen.empty()) {

@@ -32,6 +32,10 @@ void pad_rows(MicroBatch& m) {
     }
 }
 
+Mirror column(Ctx& ctx, Dtype dtype, const char* name, int64_t rows) {
+    return Mirror(ctx, Buffer(ctx.arena, Segment::activations, dtype, name, rows));
+}
+
 } // namespace
 
 MicroBatch text_rows(PackedRows packed) {
@@ -61,26 +65,33 @@ std::vector<MicroBatch> cut_rows(const MicroBatch& rows, int part, int parts, in
     return cut;
 }
 
-void MicroBatchViews::fill(Ctx& ctx, const MicroBatch& m) {
-    batch = {tokens_.give(ctx, m.tokens, "tokens"), positions_.give(ctx, m.positions, "positions"),
-             doc_start_.give(ctx, m.doc_start, "doc_start")};
-    batch.padding = m.padding;
-    const int64_t N = int64_t(m.tokens.size());
-    targets = targets_.give(ctx, m.targets, "targets");
-    scale = m.scale.empty() ? scale_.shape(ctx, ctx.dtype(), "scale", N)
-                            : scale_.give(ctx, m.scale, ctx.dtype(), "scale");
-    old_logp =
-        m.old_logp.empty() ? View{} : old_logp_.give(ctx, m.old_logp, ctx.dtype(), "old_logp");
-    stats = stats_.shape(ctx, ctx.dtype(), "stats", N, kLossStats);
+MicroBatchViews::MicroBatchViews(Ctx& ctx, int64_t rows)
+    : tokens_(column(ctx, Dtype::i32, "tokens", rows)),
+      positions_(column(ctx, Dtype::i32, "positions", rows)),
+      doc_start_(column(ctx, Dtype::i32, "doc_start", rows)),
+      targets_(column(ctx, Dtype::i32, "targets", rows)),
+      scale_(column(ctx, ctx.dtype(), "scale", rows)),
+      old_logp_(column(ctx, ctx.dtype(), "old_logp", rows)),
+      stats_(ctx, Buffer(ctx.arena, Segment::activations, ctx.dtype(), "stats", rows, kLossStats)) {
 }
 
-View MicroBatchViews::read_stats(Ctx& ctx) {
-    stats_.to_host(ctx);
+void MicroBatchViews::fill(const MicroBatch& m) {
+    batch = {tokens_.give(m.tokens), positions_.give(m.positions), doc_start_.give(m.doc_start)};
+    batch.padding = m.padding;
+    const int64_t N = int64_t(m.tokens.size());
+    targets = targets_.give(m.targets);
+    scale = m.scale.empty() ? scale_.use(N) : scale_.give(m.scale);
+    old_logp = m.old_logp.empty() ? View{} : old_logp_.give(m.old_logp);
+    stats = stats_.use(N);
+}
+
+View MicroBatchViews::read_stats() {
+    stats_.to_host();
     return stats_.host();
 }
 
-void MicroBatchViews::weigh_kl(Ctx& ctx, const MicroBatch& m, const LossShape& shape) {
-    const View seen = read_stats(ctx);
+void MicroBatchViews::weigh_kl(const MicroBatch& m, const LossShape& shape) {
+    const View seen = read_stats();
     for (size_t n = 0; n < m.targets.size(); n++) {
         if (m.targets[n] == kIgnoredTarget) continue;
         const double logp = -read_value(seen, int64_t(n) * seen.ld + kStatCe);
@@ -89,7 +100,7 @@ void MicroBatchViews::weigh_kl(Ctx& ctx, const MicroBatch& m, const LossShape& s
                     grpo_weight(m.scale[n], ratio, shape) +
                         kl_gradient(m.kl_weight[n], logp, m.ref_logp[n]));
     }
-    scale_.to_tensor(ctx);
+    scale_.to_tensor();
     old_logp = View{};
 }
 

@@ -33,14 +33,16 @@ inline int64_t part_rows(int64_t N, int parts, int64_t longest) {
     return parts == 1 ? N : std::min(N, N / parts + longest);
 }
 
-// Index and weight tensors of a micro-batch in the dtype of `ctx`; reused from call to call.
+// Index and weight tensors of a micro-batch of at most `rows` rows, in the dtype of `ctx`; reused
+// from call to call.
 class MicroBatchViews {
   public:
-    void fill(Ctx& ctx, const MicroBatch& micro);
+    MicroBatchViews(Ctx& ctx, int64_t rows);
+    void fill(const MicroBatch& micro);
     // With the statistics of a forward in `stats`: scale becomes each row's whole weight, GRPO's
     // and that of the KL term, and old_logp empty.
-    void weigh_kl(Ctx& ctx, const MicroBatch& micro, const LossShape& shape);
-    View read_stats(Ctx& ctx); // the statistics as the host reads them; waits for them
+    void weigh_kl(const MicroBatch& micro, const LossShape& shape);
+    View read_stats(); // the statistics as the host reads them; waits for them
     Batch batch;
     View targets, scale, old_logp, stats; // old_logp empty where the micro-batch has none
 

@@ -139,17 +139,20 @@ RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer, Comm& comm)
 
 MemoryPlan plan_memory(const CtxSettings& on, const RunShape& shape, Comm& comm) {
     const bool cuda = on.backend == Backend::cuda, apart = cuda || on.backend == Backend::simt;
-    Ctx dry(on); // addresses of the host, never written
+    Ctx dry(on.backend, on.threads, on.bf16); // addresses of the host, never written
     Model model(dry, shape.config);
     const Optimizer optimizer(dry, comm, model);
     const TrainPass pass(dry, model, shape.pass);
+    const MicroBatchViews views(dry, shape.pass.rows);
     std::unique_ptr<Model> reference;
     std::unique_ptr<TrainPass> reference_pass;
+    std::unique_ptr<MicroBatchViews> reference_views;
     std::unique_ptr<Engine> engine;
     if (shape.reference_rows > 0) {
         const PassSettings forward{shape.reference_rows, shape.pass.loss_rows, false, false};
         reference = std::make_unique<Model>(dry, shape.config);
         reference_pass = std::make_unique<TrainPass>(dry, *reference, forward);
+        reference_views = std::make_unique<MicroBatchViews>(dry, shape.reference_rows);
     }
     if (shape.samples) engine = std::make_unique<Engine>(dry, model, shape.engine);
     MemoryPlan plan{};

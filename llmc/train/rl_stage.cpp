@@ -293,6 +293,7 @@ void RlStage::make_reference(int64_t step) {
         ctx_, *reference_,
         PassSettings{padded_pass_rows(rl_pass_rows(recipe_, comm_.size())),
                      recipe_.integer("", "loss_rows"), false, false});
+    reference_views_ = std::make_unique<MicroBatchViews>(ctx_, reference_pass_->rows());
     reference_->set_rope_base(rope_base);
     if (step > 0) return load_weights(*reference_, folder);
     copy_tensor(ctx_, reference_->weights.flat(), model_.weights.flat());
@@ -309,10 +310,11 @@ void RlStage::make_reference(int64_t step) {
 
 void RlStage::add_reference(StageBatch& batch) {
     for (MicroBatch& micro : batch.micro) {
-        views_.fill(ctx_, micro);
-        reference_pass_->forward(views_.batch, false);
-        reference_pass_->loss_forward(views_.stats, views_.targets, loss);
-        const View stats = views_.read_stats(ctx_);
+        MicroBatchViews& rows = *reference_views_;
+        rows.fill(micro);
+        reference_pass_->forward(rows.batch, false);
+        reference_pass_->loss_forward(rows.stats, rows.targets, loss);
+        const View stats = rows.read_stats();
         for (size_t n = 0; n < micro.targets.size(); n++)
             micro.ref_logp.push_back(-read_value(stats, int64_t(n) * stats.ld + kStatCe));
     }

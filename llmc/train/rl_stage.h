@@ -48,7 +48,7 @@ class RlStage : public Stage {
     const double kl_;
     std::unique_ptr<Model> reference_; // the weights the stage began with, where kl_ > 0
     std::unique_ptr<TrainPass> reference_pass_;
-    MicroBatchViews views_;
+    std::unique_ptr<MicroBatchViews> reference_views_;
     int64_t next_problem_ = 0, longest_answer_ = 0; // tokens, at this step
     std::vector<Group> kept_;
     std::vector<std::vector<Group>> pending_; // parts not yet given out, the last one first

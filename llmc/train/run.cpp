@@ -69,10 +69,10 @@ Run::Run(const Recipe& recipe, Comm& comm)
     stage_names_ = shape.stages;
     check_prompts(recipe, tokenizer_, stage_names_); // RL may be days away
     const Backend backend = choose_backend(recipe.text("", "device"));
+    const int threads = threads_per_rank(int(recipe.integer("", "threads")), comm.local_size());
     ctx_ = std::make_unique<Ctx>(
-        backend, threads_per_rank(int(recipe.integer("", "threads")), comm.local_size()),
-        choose_bf16(recipe.text("", "dtype"), backend), comm.local_rank());
-    ctx_->play_gpu();
+        CtxSettings{backend, threads, choose_bf16(recipe.text("", "dtype"), backend)},
+        comm.local_rank());
     plan_ = check_memory(*ctx_, shape, comm_);
     folder_ = recipe_.text("", "runs") + "/" + run_name(recipe_);
     if (comm_.root()) {
@@ -83,6 +83,7 @@ Run::Run(const Recipe& recipe, Comm& comm)
     model_ = std::make_unique<Model>(*ctx_, shape.config);
     optimizer_ = std::make_unique<Optimizer>(*ctx_, comm_, *model_);
     pass_ = std::make_unique<TrainPass>(*ctx_, *model_, shape.pass);
+    views_ = std::make_unique<MicroBatchViews>(*ctx_, shape.pass.rows);
     start_or_resume();
     if (comm_.root()) check_data();
 }
@@ -183,7 +184,7 @@ void Run::describe() const {
 }
 
 void Run::say_memory() {
-    int64_t bytes = int64_t(ctx_->scratch.unreserved_bytes()); // of the GPU, or else of the process
+    int64_t bytes = 0; // of the device, or else of the process
     for (int i = 0; i < int(Segment::count); i++) bytes += int64_t(ctx_->arena.peak(Segment(i)));
     if (!ctx_->memory) bytes = peak_resident_bytes();
     const double taken = comm_.all_max(double(bytes));
@@ -275,16 +276,16 @@ StatSums Run::sum_gradients(const Stage& stage, const StageBatch& batch) {
     const int64_t turns = pass_->sharded() ? int64_t(comm_.all_max(double(own_turns))) : own_turns;
     const bool routing_saved = saves_routing(stage);
     SavedRouting routing;
+    MicroBatchViews& rows = *views_;
     for (const MicroBatch& micro : batch.micro) {
-        views_.fill(*ctx_, micro);
-        pass_->forward(views_.batch, true);
+        rows.fill(micro);
+        pass_->forward(rows.batch, true);
         if (!micro.ref_logp.empty()) {
-            pass_->loss_forward(views_.stats, views_.targets, stage.loss);
-            views_.weigh_kl(*ctx_, micro, stage.loss);
+            pass_->loss_forward(rows.stats, rows.targets, stage.loss);
+            rows.weigh_kl(micro, stage.loss);
         }
-        pass_->loss_backward(views_.stats, views_.targets, views_.scale, views_.old_logp,
-                             stage.loss);
-        sums.add(micro, views_.read_stats(*ctx_), stage.loss, tokenizer_);
+        pass_->loss_backward(rows.stats, rows.targets, rows.scale, rows.old_logp, stage.loss);
+        sums.add(micro, rows.read_stats(), stage.loss, tokenizer_);
         if (routing_saved) routing.add(*ctx_, *pass_, model_->config, micro);
         fault_point(stage.name + ".trained");
     }
@@ -294,11 +295,8 @@ StatSums Run::sum_gradients(const Stage& stage, const StageBatch& batch) {
     for (int64_t turn = own_turns; turn < turns; turn++) pass_->backward_of_nothing();
     sums.all_sum(comm_);
     if (model_->config.moe()) {
-        const View counts = pass_->expert_counts();
-        const HostRead own(*ctx_, counts);
-        const HostWrite all(*ctx_, counts);
-        if (all.bytes() != own.bytes()) std::memcpy(all.bytes(), own.bytes(), counts.bytes());
-        comm_.all_sum(all.view());
+        const HostEdit counts(*ctx_, pass_->expert_counts());
+        comm_.all_sum(counts.view());
     }
     return sums;
 }

@@ -62,7 +62,7 @@ class Run {
     std::unique_ptr<TrainPass> pass_;
     std::unique_ptr<RunLog> log_;
     std::unique_ptr<Stage> stage_;
-    MicroBatchViews views_;
+    std::unique_ptr<MicroBatchViews> views_; // of the pass
     Position position_;
     Json stage_state_;     // of the checkpoint, for the stage to restore
     double gemm_peak_ = 0; // flop/s, measured at the start

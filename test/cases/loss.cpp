@@ -44,8 +44,8 @@ std::vector<OpCase> loss_cases() {
             op.args = {{"logits", Role::acc, {s.N, s.Vp}, logits},
                        {"stats", Role::out, {s.N, kLossStats}},
                        {"targets", Role::index, {s.N}, targets},
-                       {"scale", Role::in, {s.N}},
-                       {"old_logp", Role::in, {s.N}, old}};
+                       {"scale", Role::in, {s.N}}};
+            if (grpo) op.args.push_back({"old_logp", Role::in, {s.N}, old});
             op.forward = [shape, grpo](Ctx& ctx, Views& a) {
                 loss_forward_backward(ctx, a["logits"], a["stats"], a["targets"], a["scale"],
                                       grpo ? a["old_logp"] : View{}, shape);

@@ -133,7 +133,7 @@ std::vector<OpRow> op_rows() {
     const int64_t N = 128, C = 2560, F = 9728, H = 32, HKV = 8, D = 128, V = 300;
     const double NC = double(N * C), NQ = double(N * (H + HKV) * D), NF = double(N * F);
     const double angles = double(N * (D + H + HKV) * 4); // and rstd
-    auto norm = [=](bool backward) {
+    auto norm = [=](int64_t N, int64_t C, bool backward) {
         return [=](Ctx& ctx, Watcher& m) {
             const View a = m.make("inp", x, N, C), b = m.make("delta", x, N, C);
             const View out = m.make("out", x, N, C), sum = m.make("residual", x, N, C);
@@ -183,16 +183,21 @@ std::vector<OpRow> op_rows() {
     auto square_sum = [=](Ctx& ctx, Watcher& m) {
         square_sum_forward(ctx, vector_view(m, "out", Dtype::f64, 1), vector_view(m, "grad", f, n));
     };
-    return {{"rmsnorm forward", "N=128 C=2560", 8 * NC, norm(false)},
-            {"rmsnorm backward", "N=128 C=2560", 8 * NC + double(8 * C), norm(true)},
-            {"rope forward", "N=128 H=32+8 D=128", 4 * NQ + angles, rope(false)},
-            {"rope backward", "N=128 H=32+8 D=128", 6 * NQ + angles, rope(true)},
-            {"swiglu forward", "N=128 F=9728", 6 * NF, swiglu(false)},
-            {"swiglu backward", "N=128 F=9728", 10 * NF, swiglu(true)},
-            {"embed forward", "N=128 C=2560", 4 * NC, embed(false)},
-            {"embed backward", "N=128 C=2560", 2 * NC + double(32 * C * 8), embed(true)},
-            {"adamw, fp32", "n=327680", 28 * NC, adamw},
-            {"square sum, fp32", "n=327680", 4 * NC, square_sum}};
+    constexpr int64_t kWide = 10240, kFew = 64; // wider than what waits in shared memory
+    const double wide = double(kFew * kWide);
+    return {
+        {"rmsnorm forward", "N=128 C=2560", 8 * NC, norm(N, C, false)},
+        {"rmsnorm backward", "N=128 C=2560", 8 * NC + double(8 * C), norm(N, C, true)},
+        {"rmsnorm forward", "N=64 C=10240", 8 * wide, norm(kFew, kWide, false)},
+        {"rmsnorm backward", "N=64 C=10240", 8 * wide + double(8 * kWide), norm(kFew, kWide, true)},
+        {"rope forward", "N=128 H=32+8 D=128", 4 * NQ + angles, rope(false)},
+        {"rope backward", "N=128 H=32+8 D=128", 6 * NQ + angles, rope(true)},
+        {"swiglu forward", "N=128 F=9728", 6 * NF, swiglu(false)},
+        {"swiglu backward", "N=128 F=9728", 10 * NF, swiglu(true)},
+        {"embed forward", "N=128 C=2560", 4 * NC, embed(false)},
+        {"embed backward", "N=128 C=2560", 2 * NC + double(32 * C * 8), embed(true)},
+        {"adamw, fp32", "n=327680", 28 * NC, adamw},
+        {"square sum, fp32", "n=327680", 4 * NC, square_sum}};
 }
 
 // Sequences of 96 positions in pages of 32: a decoding step, and the writing of one prompt. bf16.

@@ -43,9 +43,6 @@ inline int __syncthreads_count(int predicate, SIMT_SITE) {
 inline int __syncthreads_or(int predicate, SIMT_SITE) {
     return simt::runtime::barrier_sync(0, 0, predicate != 0, site).count > 0;
 }
-inline int __syncthreads_and(int predicate, SIMT_SITE) {
-    return simt::runtime::barrier_sync(0, 0, predicate != 0, site).all;
-}
 inline void named_barrier_sync(int id, int threads, SIMT_SITE) {
     simt::runtime::barrier_sync(id, threads, false, site);
 }
@@ -195,13 +192,6 @@ inline int atomicMax(int* p, int value) { return simt::runtime::atomic_max(p, va
 inline unsigned atomicMax(unsigned* p, unsigned value) {
     return simt::runtime::atomic_max(p, value);
 }
-inline unsigned atomicOr(unsigned* p, unsigned value) { return simt::runtime::atomic_or(p, value); }
-inline unsigned atomicExch(unsigned* p, unsigned value) {
-    return simt::runtime::atomic_exchange(p, value);
-}
-inline unsigned atomicCAS(unsigned* p, unsigned expected, unsigned value) {
-    return simt::runtime::atomic_cas(p, expected, value);
-}
 
 // ------------------------------------------------------------------------------------------------
 // arithmetic
@@ -211,9 +201,7 @@ inline uint32_t bf16_pair(float low, float high) {
 }
 template <class T> T min(T a, T b) { return b < a ? b : a; }
 inline float exp2_approx(float x) { return exp2f(x); }
-inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline int __popc(unsigned x) { return std::popcount(x); }
-inline int __clz(int x) { return std::countl_zero(unsigned(x)); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
 inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }

@@ -1,3 +1,4 @@
+// Contract: fiber.h.
 #include "llmc/device/simt/fiber.h"
 
 #include "llmc/core/error.h"

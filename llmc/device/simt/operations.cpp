@@ -199,7 +199,6 @@ void cluster_wait(Site site) {
 }
 
 int cluster_rank() { return Scheduler::current().rank(); }
-int cluster_size() { return Scheduler::current().grid->cluster; }
 
 // Offset into the running block's shared memory, or -1.
 static ptrdiff_t shared_offset(const Scheduler& s, const Block& block, const void* pointer,
@@ -326,15 +325,6 @@ int32_t atomic_max(int32_t* pointer, int32_t value) { return largest(pointer, va
 uint32_t atomic_max(uint32_t* pointer, uint32_t value) { return largest(pointer, value); }
 unsigned long long atomic_max(unsigned long long* pointer, unsigned long long value) {
     return largest(pointer, value);
-}
-uint32_t atomic_or(uint32_t* pointer, uint32_t value) {
-    return atomic(pointer, [&](uint32_t old) { return old | value; });
-}
-uint32_t atomic_exchange(uint32_t* pointer, uint32_t value) {
-    return atomic(pointer, [&](uint32_t) { return value; });
-}
-uint32_t atomic_cas(uint32_t* pointer, uint32_t expected, uint32_t value) {
-    return atomic(pointer, [&](uint32_t old) { return old == expected ? value : old; });
 }
 
 } // namespace simt::runtime

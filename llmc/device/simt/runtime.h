@@ -111,7 +111,6 @@ void barrier_arrive(int id, int threads, Site site);
 void cluster_arrive(Site site);
 void cluster_wait(Site site);
 int cluster_rank();
-int cluster_size();
 // `pointer` into this block's shared memory -> the same place in block `rank` of the cluster.
 void* cluster_map(const void* pointer, int rank, Site site);
 
@@ -140,8 +139,5 @@ unsigned long long atomic_add(unsigned long long* pointer, unsigned long long va
 int32_t atomic_max(int32_t* pointer, int32_t value);
 uint32_t atomic_max(uint32_t* pointer, uint32_t value);
 unsigned long long atomic_max(unsigned long long* pointer, unsigned long long value);
-uint32_t atomic_or(uint32_t* pointer, uint32_t value);
-uint32_t atomic_exchange(uint32_t* pointer, uint32_t value);
-uint32_t atomic_cas(uint32_t* pointer, uint32_t expected, uint32_t value);
 
 } // namespace simt::runtime
