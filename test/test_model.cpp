@@ -43,7 +43,7 @@ struct RandomBatch {
 };
 
 // Gradients of two micro-batches, as bytes; sharded over `shards` unless that is null.
-std::vector<char> summed_gradients(bool moe, bool bf16, int threads, bool recompute, bool tied,
+std::vector<char> summed_gradients(bool moe, bool bf16, int threads, Recompute recompute, bool tied,
                                    Comm* shards) {
     Ctx ctx(Backend::cpu, threads, bf16);
     ModelConfig config = small(moe);
@@ -71,7 +71,7 @@ std::vector<char> summed_gradients(bool moe, bool bf16, int threads, bool recomp
                              static_cast<char*>(sums.data) + sums.bytes());
 }
 
-std::vector<char> gradients(bool moe, bool bf16, int threads, bool recompute) {
+std::vector<char> gradients(bool moe, bool bf16, int threads, Recompute recompute) {
     return summed_gradients(moe, bf16, threads, recompute, true, nullptr);
 }
 
@@ -109,21 +109,22 @@ TEST_CASE("model: the table's sizes add up to the count", "[model]") {
 TEST_CASE("model: recomputed blocks give the same bits", "[model]") {
     for (bool moe : {false, true})
         for (bool bf16 : {false, true})
-            CHECK(gradients(moe, bf16, 2, false) == gradients(moe, bf16, 2, true));
+            for (Recompute less : {Recompute::selective, Recompute::yes})
+                CHECK(gradients(moe, bf16, 2, Recompute::no) == gradients(moe, bf16, 2, less));
 }
 
 TEST_CASE("model: the number of threads does not change a bit", "[model]") {
     for (bool moe : {false, true})
         for (bool bf16 : {false, true})
-            CHECK(gradients(moe, bf16, 1, false) == gradients(moe, bf16, 2, false));
+            CHECK(gradients(moe, bf16, 1, Recompute::no) == gradients(moe, bf16, 2, Recompute::no));
 }
 
 // Rounding to bf16 changes a gradient by some 2^-8 of its size, times what the layers make of it; a
 // router near a tie also selects another expert.
 TEST_CASE("model: gradients in bf16 are near those in fp32", "[model]") {
     for (bool moe : {false, true}) {
-        const std::vector<char> wide = gradients(moe, false, 2, false);
-        const std::vector<char> narrow = gradients(moe, true, 2, false);
+        const std::vector<char> wide = gradients(moe, false, 2, Recompute::no);
+        const std::vector<char> narrow = gradients(moe, true, 2, Recompute::no);
         REQUIRE(wide.size() == narrow.size()); // fp32 both
         double square = 0, error = 0;
         for (size_t i = 0; i < wide.size(); i += sizeof(float)) {
@@ -144,10 +145,12 @@ TEST_CASE("model: sharded gradients are the whole ones, bit for bit", "[model]")
     for (bool moe : {false, true})
         for (bool tied : {false, true}) {
             Comm one(1);
-            const std::vector<char> whole = summed_gradients(moe, false, 2, false, tied, nullptr);
-            CHECK(whole == summed_gradients(moe, false, 2, true, tied, &one));
-            CHECK(summed_gradients(moe, true, 2, false, tied, nullptr) ==
-                  summed_gradients(moe, true, 2, false, tied, &one));
+            const std::vector<char> whole =
+                summed_gradients(moe, false, 2, Recompute::no, tied, nullptr);
+            for (Recompute less : {Recompute::selective, Recompute::yes})
+                CHECK(whole == summed_gradients(moe, false, 2, less, tied, &one));
+            CHECK(summed_gradients(moe, true, 2, Recompute::no, tied, nullptr) ==
+                  summed_gradients(moe, true, 2, Recompute::no, tied, &one));
         }
 }
 
@@ -156,7 +159,7 @@ TEST_CASE("model: gradients are those of finite differences, end to end", "[mode
         Ctx ctx(Backend::ref, 0);
         Model model(ctx, small(moe));
         init_params(model.ctx(), model.weights, model.table, model.config, 5, 0.08);
-        TrainPass pass(ctx, model, {26, 8, true, false});
+        TrainPass pass(ctx, model, {26, 8, true, Recompute::no});
         RandomBatch random(26);
         std::vector<double> scale(26, 1.0 / 26), stats(26 * kLossStats);
         const View scale_view = make_view(scale.data(), Dtype::f64, "scale", 26);

@@ -14,11 +14,10 @@ TrainPass::TrainPass(Ctx& ctx, Model& model, const PassSettings& settings)
     const ModelConfig& c = model.config;
     const Dtype x = ctx.storage();
     const int64_t N = settings.rows;
-    const bool keep = settings.backward && !settings.recompute;
-    BlockActs shared;
+    const Recompute recompute = settings.backward ? settings.recompute : Recompute::yes;
     for (int l = 0; l < c.layers; l++) {
-        if (l == 0 || keep) shared = make_block_acts(pool_, c, ctx, N);
-        BlockActs acts = shared;
+        BlockActs acts =
+            make_block_acts(pool_, c, ctx, N, recompute, l ? &layers_[l - 1] : nullptr);
         if (settings.backward || l < 2) // two streams suffice to go forward
             acts.stream = pool_.make(x, "stream", N, c.channels);
         else acts.stream = layers_[l - 2].stream;
@@ -196,10 +195,10 @@ void TrainPass::backward() {
                      model_.pass_weights().final_norm());
     for (int l = c.layers - 1; l >= 0; l--) {
         const BlockActs acts = first_rows(layers_[l], c, N_);
-        if (settings_.recompute) run_block(l, acts.stream, View{}, acts);
+        if (settings_.recompute == Recompute::yes) run_block(l, acts.stream, View{}, acts);
         open_span(model_.table.block_span(l));
         block_backward(ctx_, c, model_.pass_weights().block(l), grads_->block(l), acts, g,
-                       model_.rope(), batch_.positions, batch_.doc_start);
+                       model_.rope(), batch_.positions, batch_.doc_start, settings_.recompute);
         close_span(model_.table.block_span(l));
     }
     embed_backward(ctx_, grads_->embed(), g.dstream, batch_.tokens);

@@ -15,7 +15,7 @@ struct PassSettings {
     int64_t rows;      // largest N
     int64_t loss_rows; // rows whose logits exist at a time
     bool backward;     // keep what the backward needs, own gradients
-    bool recompute;    // keep only the stream per block and run each block again in the backward
+    Recompute recompute;
     Comm* shards = nullptr; // gradients are sharded over these ranks (ZeRO-2), else whole
 };
 
@@ -69,7 +69,7 @@ class TrainPass {
     Model& model_;
     PassSettings settings_;
     BufferPool pool_;
-    std::vector<BlockActs> layers_; // with recompute all share one set but for `stream`
+    std::vector<BlockActs> layers_; // what is not kept is shared by all
     BlockGrads block_grads_;
     View delta_, hidden_, hidden_rstd_, final_stream_, logits_, dhidden_, expert_counts_;
     std::unique_ptr<ParamSet> grads_;

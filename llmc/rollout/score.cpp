@@ -10,7 +10,7 @@ constexpr int64_t kScoreRows = 1024; // tokens of one forward, where no text is 
 
 Scorer::Scorer(Ctx& ctx, Model& model, int64_t longest)
     : ctx_(ctx), model_(model), rows_(std::max(longest, kScoreRows)),
-      pass_(ctx, model, {rows_, kScoreRows, false, false}) {
+      pass_(ctx, model, {rows_, kScoreRows, false, Recompute::yes}) {
     if (longest > model.config.max_positions)
         fatal(format("score: a text of %ld tokens, the model has %d positions", long(longest),
                      model.config.max_positions),

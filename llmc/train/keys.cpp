@@ -36,7 +36,9 @@ const std::vector<Key> kRunKeys = {
      "fp32|bf16"},
     {"threads", "run", kInt, "0", 0, 1024, "threads", "0 = one per core"},
     {"recompute", "run", kOneOf, "no", 0, 0, "",
-     "recompute blocks in the backward: less memory, same bits", "no|yes"},
+     "what the backward computes again instead of keeping it, to the same bits; selective: what "
+     "is neither product nor attention; yes: whole blocks, the least memory, a second forward",
+     "no|selective|yes"},
     {"loss_rows", "run", kInt, "1024", 1, 1e9, "rows", "rows whose logits exist at a time"},
     {"pass_rows", "run", kInt, "8192", 1, 1e9, "tokens", "most tokens of one forward and backward"},
     {"zero", "run", kOneOf, "1", 0, 0, "",

@@ -292,7 +292,7 @@ void RlStage::make_reference(int64_t step) {
     reference_pass_ = std::make_unique<TrainPass>(
         ctx_, *reference_,
         PassSettings{padded_pass_rows(rl_pass_rows(recipe_, comm_.size())),
-                     recipe_.integer("", "loss_rows"), false, false});
+                     recipe_.integer("", "loss_rows"), false, Recompute::yes});
     reference_->set_rope_base(rope_base);
     if (step > 0) return load_weights(*reference_, folder);
     copy_tensor(ctx_, reference_->weights.flat(), model_.weights.flat());

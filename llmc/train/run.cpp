@@ -268,10 +268,10 @@ bool Run::run_stage() {
     return position_.stage == stage_names_.size() || !stopping();
 }
 
-// With save_batches, of a MoE on one rank that keeps every block's activations.
+// With save_batches, of a MoE on one rank that keeps every block's routing.
 bool Run::saves_routing(const Stage& stage) const {
     return stage.name != "rl" && model_->config.moe() && comm_.size() == 1 &&
-           recipe_.text("", "recompute") == "no" &&
+           recipe_.text("", "recompute") != "yes" &&
            position_.step < recipe_.integer("", "save_batches");
 }
 
