@@ -9,12 +9,35 @@
 #include "llmc/ops/rope.h"
 #include "llmc/ops/swiglu.h"
 
+#include <algorithm>
+#include <utility>
+
+void BufferPool::lend(const View& place) {
+    constexpr size_t kAlignment = 64;
+    const size_t begin = size_t(place.data),
+                 at = (begin + kAlignment - 1) / kAlignment * kAlignment;
+    const size_t skipped = std::min(at - begin, place.bytes());
+    lent_ = static_cast<char*>(place.data) + skipped;
+    lent_bytes_ = place.empty() ? 0 : place.bytes() - skipped;
+}
+
+void* BufferPool::take_lent(int64_t elements, Dtype dtype) {
+    constexpr size_t kAlignment = 64;
+    const size_t bytes = size_t(elements) * dtype_bytes(dtype);
+    const size_t room = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    if (room > lent_bytes_) return nullptr;
+    lent_bytes_ -= room;
+    return std::exchange(lent_, lent_ + room);
+}
+
 View BufferPool::make(Dtype dtype, const char* name, int64_t n0) {
+    if (void* memory = take_lent(n0, dtype)) return make_view(memory, dtype, name, n0);
     buffers_.emplace_back(arena_, segment_, dtype, name, n0);
     return buffers_.back().view();
 }
 
 View BufferPool::make(Dtype dtype, const char* name, int64_t n0, int64_t n1) {
+    if (void* memory = take_lent(n0 * n1, dtype)) return make_view(memory, dtype, name, n0, n1);
     buffers_.emplace_back(arena_, segment_, dtype, name, n0, n1);
     return buffers_.back().view();
 }
@@ -27,15 +50,17 @@ static int64_t slot_rows(const ModelConfig& c, int64_t N) {
 }
 static int64_t ffn_width(const ModelConfig& c) { return c.moe() ? c.expert_ffn : c.ffn; }
 
+// The largest first: what is lent is filled in this order.
 static void make_product_acts(BlockActs& a, BufferPool& pool, const ModelConfig& c, const Ctx& ctx,
                               int64_t N) {
     const int64_t S = slot_rows(c, N);
     const Dtype x = ctx.storage(), f = ctx.dtype();
+    a.gate_up = pool.make(x, "gate_up", S, 2 * ffn_width(c));
+    if (c.moe()) a.slots = pool.make(x, "slots", S, c.channels);
     a.qkv = pool.make(x, "qkv", N, c.qkv_width());
     a.attention_out = pool.make(x, "attention_out", N, c.q_width());
-    a.lse = pool.make(f, "lse", N, c.heads);
     a.stream_mid = pool.make(x, "stream_mid", N, c.channels);
-    a.gate_up = pool.make(x, "gate_up", S, 2 * ffn_width(c));
+    a.lse = pool.make(f, "lse", N, c.heads);
     if (!c.moe()) return;
     a.router_logits = pool.make(f, "router_logits", N, c.experts);
     a.scores = pool.make(f, "scores", N, c.experts);
@@ -44,7 +69,6 @@ static void make_product_acts(BlockActs& a, BufferPool& pool, const ModelConfig&
     a.offsets = pool.make(Dtype::i32, "offsets", c.experts + 1);
     a.slot_row = pool.make(Dtype::i32, "slot_row", S);
     a.row_slot = pool.make(Dtype::i32, "row_slot", N, c.experts_per_token);
-    a.slots = pool.make(x, "slots", S, c.channels);
 }
 
 // Selective: the two norms' outputs are never needed at the same time.
@@ -61,11 +85,13 @@ static void make_elementwise_acts(BlockActs& a, BufferPool& pool, const ModelCon
     a.act = pool.make(x, "act", slot_rows(c, N), ffn_width(c));
 }
 
-BlockActs make_block_acts(BufferPool& pool, const ModelConfig& c, const Ctx& ctx, int64_t N,
-                          Recompute recompute, const BlockActs* before) {
+BlockActs make_block_acts(BufferPool& kept, BufferPool& shared, const ModelConfig& c,
+                          const Ctx& ctx, int64_t N, Recompute recompute, const BlockActs* before) {
     BlockActs a = before ? *before : BlockActs{};
-    if (!before || recompute != Recompute::yes) make_product_acts(a, pool, c, ctx, N);
-    if (!before || recompute == Recompute::no) make_elementwise_acts(a, pool, c, ctx, N, recompute);
+    const bool keep_products = recompute != Recompute::yes, keep_all = recompute == Recompute::no;
+    if (keep_products || !before) make_product_acts(a, keep_products ? kept : shared, c, ctx, N);
+    if (keep_all || !before)
+        make_elementwise_acts(a, keep_all ? kept : shared, c, ctx, N, recompute);
     return a;
 }
 

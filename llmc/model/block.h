@@ -4,17 +4,25 @@
 
 #include <functional>
 
-// Owns the tensors of a pass.
+// The tensors of a pass.
 class BufferPool {
   public:
     BufferPool(Arena& arena, Segment segment) : arena_(arena), segment_(segment) {}
     View make(Dtype dtype, const char* name, int64_t n0);
     View make(Dtype dtype, const char* name, int64_t n0, int64_t n1);
 
+    // From now on tensors lie in `place`, memory of a tensor that is not used as long as they are,
+    // where one still fits; an empty view ends that. The others are the pool's own.
+    void lend(const View& place);
+
   private:
+    void* take_lent(int64_t elements, Dtype dtype); // null: does not fit
+
     Arena& arena_;
     Segment segment_;
     std::vector<Buffer> buffers_;
+    char* lent_ = nullptr;
+    size_t lent_bytes_ = 0;
 };
 
 // What a pass keeps of a block until its backward. The rest is computed again there, by the same
@@ -43,9 +51,10 @@ struct BlockActs {
     View experts, offsets, slot_row, row_slot;  // i32: (N, K) (E+1) (S) (N, K)
     View slots;                                 // (S, C) experts' outputs
 };
-// `before`: the block before, which lends what is not kept, or null. `stream` is left to the caller.
-BlockActs make_block_acts(BufferPool& pool, const ModelConfig& config, const Ctx& ctx, int64_t N,
-                          Recompute recompute, const BlockActs* before);
+// What is kept is made in `kept`, the rest in `shared`, once: by the first block, whose `before` is
+// null, for all. `stream` is left to the caller.
+BlockActs make_block_acts(BufferPool& kept, BufferPool& shared, const ModelConfig& config,
+                          const Ctx& ctx, int64_t N, Recompute recompute, const BlockActs* before);
 BlockActs first_rows(const BlockActs& acts, const ModelConfig& config, int64_t N);
 
 // Temporaries of the backward, shared by all blocks.

@@ -17,8 +17,19 @@ struct PassSettings {
     bool backward;     // keep what the backward needs, own gradients
     Recompute recompute;
     Comm* shards = nullptr; // gradients are sharded over these ranks (ZeRO-2), else whole
+    // No step has a second micro-batch, whose activations would have to exist beside the first
+    // one's gradients.
+    bool one_micro_batch = false;
 };
 
+// Where tensors share memory, as they are never in use at the same time (l = a block):
+//
+//   logits                | forward: what is not kept of a block | loss: logits | backward: the same,
+//                           and BlockGrads
+//   gradients of block l  | forward, and backward down to block l + 1: activations kept of block
+//                           l + 1, or behind the last block those of the last norm | then gradients
+//
+// The second only with one_micro_batch and whole gradients.
 class TrainPass {
   public:
     TrainPass(Ctx& ctx, Model& model, const PassSettings& settings);
@@ -59,6 +70,11 @@ class TrainPass {
 
   private:
     void make_gradients();
+    void make_activations();
+    void zero_blocks(); // with lends_gradients()
+    bool lends_gradients() const {
+        return settings_.backward && settings_.one_micro_batch && !sharded();
+    }
     size_t scratch_bytes(); // that a batch of settings.rows takes of ctx.scratch
     void run_block(int layer, const View& inp, const View& delta, const BlockActs& acts);
     void backward();
@@ -68,7 +84,7 @@ class TrainPass {
     Ctx& ctx_;
     Model& model_;
     PassSettings settings_;
-    BufferPool pool_;
+    BufferPool pool_, shared_;      // shared_: in place of logits first
     std::vector<BlockActs> layers_; // what is not kept is shared by all
     BlockGrads block_grads_;
     View delta_, hidden_, hidden_rstd_, final_stream_, logits_, dhidden_, expert_counts_;
@@ -77,4 +93,5 @@ class TrainPass {
     Buffer logits_memory_;
     Batch batch_;
     int64_t N_ = 0;
+    bool blocks_have_gradients_ = false; // since zero_grads()
 };

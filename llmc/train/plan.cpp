@@ -124,6 +124,7 @@ RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer, Comm& comm)
     RunShape shape{stage_names(recipe),     first_config(recipe, tokenizer),           {},
                    engine_settings(recipe), !recipe.text("", "eval_problems").empty(), 0};
     int64_t rows = 1;
+    bool one_micro_batch = true;
     for (const std::string& stage : shape.stages) {
         recipe_loss(recipe, stage, shape.config.vocab); // its keys are checked before all else
         if (stage == "rl") {
@@ -131,16 +132,21 @@ RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer, Comm& comm)
             if (recipe.real("rl", "kl") > 0)
                 shape.reference_rows = padded_pass_rows(rl_pass_rows(recipe, comm.size()));
             rows = std::max(rows, rl_pass_rows(recipe, comm.size()));
+            one_micro_batch &= rl_has_one_micro_batch(recipe, comm.size());
             continue;
         }
         rows = std::max(rows, text_pass_rows(recipe, stage, comm.size()));
+        one_micro_batch &= text_micro_batches(recipe, stage, comm.size()) == 1;
         shape.config.max_positions =
             std::max(shape.config.max_positions, int(recipe.integer(stage, "context")));
     }
     shape.config.max_positions = std::max(shape.config.max_positions, shape.engine.longest);
-    shape.pass = {padded_pass_rows(rows), recipe.integer("", "loss_rows"), true,
+    shape.pass = {padded_pass_rows(rows),
+                  recipe.integer("", "loss_rows"),
+                  true,
                   recipe_recompute(recipe),
-                  comm.size() > 1 && recipe.text("", "zero") == "2" ? &comm : nullptr};
+                  comm.size() > 1 && recipe.text("", "zero") == "2" ? &comm : nullptr,
+                  one_micro_batch};
     return shape;
 }
 
@@ -223,6 +229,7 @@ MemoryPlan check_memory(Ctx& ctx, const RunShape& shape, Comm& comm) {
         if (shards) other.pass.shards = &comm;
         other.pass.recompute = std::max(other.pass.recompute, recompute);
         other.pass.rows = std::min(other.pass.rows, padded_pass_rows(rows));
+        other.pass.one_micro_batch &= other.pass.rows == shape.pass.rows;
         return plan_memory(ctx.settings(), other, comm).needed();
     };
     // What would fit, the cheapest first.

@@ -288,6 +288,7 @@ StatSums Run::sum_gradients(const Stage& stage, const StageBatch& batch) {
     for (const MicroBatch& micro : batch.micro) {
         views_.fill(*ctx_, micro);
         pass_->forward(views_.batch, true);
+        if (routing_saved) routing.add(*ctx_, *pass_, model_->config, micro);
         if (!micro.ref_logp.empty()) {
             pass_->loss_forward(views_.stats, views_.targets, stage.loss);
             views_.weigh_kl(*ctx_, micro, stage.loss);
@@ -295,7 +296,6 @@ StatSums Run::sum_gradients(const Stage& stage, const StageBatch& batch) {
         pass_->loss_backward(views_.stats, views_.targets, views_.scale, views_.old_logp,
                              stage.loss);
         sums.add(micro, views_.read_stats(*ctx_), stage.loss, tokenizer_);
-        if (routing_saved) routing.add(*ctx_, *pass_, model_->config, micro);
         fault_point(stage.name + ".trained");
     }
     if (routing_saved)
