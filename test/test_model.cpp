@@ -51,7 +51,8 @@ PassSettings sharded(Recompute recompute, Comm& shards) {
     return settings;
 }
 
-// Gradients of a second step, as bytes: what the first one left must not show.
+// Gradients of a second step, as bytes (compared in a CHECK they take minutes to print: see the
+// second pair of parentheses there): what the first one left must not show.
 std::vector<char> summed_gradients(bool moe, bool bf16, int threads, bool tied,
                                    const PassSettings& settings) {
     Ctx ctx(Backend::cpu, threads, bf16);
@@ -120,7 +121,7 @@ TEST_CASE("model: what is kept or computed again, and where it lies, changes no 
                     CAPTURE(moe, bf16, int(less), one);
                     PassSettings settings = settings_of(less);
                     settings.one_micro_batch = one;
-                    CHECK(gradients(moe, bf16, 2, settings) == kept);
+                    CHECK((gradients(moe, bf16, 2, settings) == kept));
                 }
         }
 }
@@ -144,7 +145,7 @@ TEST_CASE("model: the number of threads does not change a bit", "[model]") {
     const PassSettings settings = settings_of(Recompute::no);
     for (bool moe : {false, true})
         for (bool bf16 : {false, true})
-            CHECK(gradients(moe, bf16, 1, settings) == gradients(moe, bf16, 2, settings));
+            CHECK((gradients(moe, bf16, 1, settings) == gradients(moe, bf16, 2, settings)));
 }
 
 // Rounding to bf16 changes a gradient by some 2^-8 of its size, times what the layers make of it; a
@@ -176,9 +177,9 @@ TEST_CASE("model: sharded gradients are the whole ones, bit for bit", "[model]")
             const PassSettings all = settings_of(Recompute::no);
             const std::vector<char> whole = summed_gradients(moe, false, 2, tied, all);
             for (Recompute less : {Recompute::selective, Recompute::yes})
-                CHECK(whole == summed_gradients(moe, false, 2, tied, sharded(less, one)));
-            CHECK(summed_gradients(moe, true, 2, tied, all) ==
-                  summed_gradients(moe, true, 2, tied, sharded(Recompute::no, one)));
+                CHECK((whole == summed_gradients(moe, false, 2, tied, sharded(less, one))));
+            CHECK((summed_gradients(moe, true, 2, tied, all) ==
+                   summed_gradients(moe, true, 2, tied, sharded(Recompute::no, one))));
         }
 }
 

@@ -22,14 +22,14 @@ struct PassSettings {
     bool one_micro_batch = false;
 };
 
-// Where tensors share memory, as they are never in use at the same time (l = a block):
+// Tensors that are never in use at the same time share memory. In place of
 //
-//   logits                | forward: what is not kept of a block | loss: logits | backward: the same,
-//                           and BlockGrads
-//   gradients of block l  | forward, and backward down to block l + 1: activations kept of block
-//                           l + 1, or behind the last block those of the last norm | then gradients
+//                          forward        loss          backward of a block above l   of l and below
+//   logits                 not kept       logits        not kept, BlockGrads          the same
+//   gradients of block l   kept of l + 1  kept of l + 1 kept of l + 1                 gradients
 //
-// The second only with one_micro_batch and whole gradients.
+// there is what a block keeps of its activations or does not (Recompute); above the last block comes
+// the final norm. The second line: where a step has one micro-batch and gradients are whole.
 class TrainPass {
   public:
     TrainPass(Ctx& ctx, Model& model, const PassSettings& settings);
@@ -57,6 +57,7 @@ class TrainPass {
     // Sharded (ZeRO-2, arXiv 1910.02054): `grads` has room for one block, and for embedding and
     // norms; what a block's backward leaves there goes to its owners at once, so that a rank keeps
     // the sum of its own part alone, and every micro-batch has its exchange.
+    // One micro-batch: the next forward writes over them.
     void zero_grads();
     ParamSet& grads() { return *grads_; }
     // This rank's part, shard() of the trained weights, of the sum over ranks; spoils the rest.
