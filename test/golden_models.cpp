@@ -20,7 +20,7 @@ struct GoldenModel {
 
     GoldenModel(Backend backend, const std::string& directory, int64_t rows, bool backward)
         : ctx(backend, 0), model(ctx, read_config(directory)),
-          pass(ctx, model, {rows, 16, backward, false}), N(rows) {
+          pass(ctx, model, {rows, 16, backward, Recompute::no}), N(rows) {
         load_weights(model, directory);
     }
 

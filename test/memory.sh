@@ -30,9 +30,11 @@ as_planned() { # NAME RANKS [flags]
 demo="-vocab 512 -batch 16 -context 256"
 as_planned demo 1 -model demo $demo
 as_planned demo-recompute 1 -model demo $demo -recompute yes
+as_planned demo-selective 1 -model demo $demo -recompute selective
+as_planned demo-micro 1 -model demo $demo -pass_rows 2048
 as_planned demo-bf16 1 -model demo $demo -dtype bf16
 as_planned demo-moe 1 -model demo-moe $demo
-as_planned demo-moe-bf16 1 -model demo-moe $demo -dtype bf16 -recompute yes
+as_planned demo-moe-bf16 1 -model demo-moe $demo -dtype bf16 -recompute selective
 # Of the memory that the SIMT device plays: what a GPU's arena would have given.
 small="-model tiny -batch 2 -context 64 -val_rows 2 -device simt"
 as_planned tiny-simt 1 $small
@@ -59,6 +61,7 @@ if [ "${1:-}" = full ]; then
     big="$big -context 256 -val_rows 4"
     as_planned 114M 1 $big
     as_planned 114M-recompute 1 $big -recompute yes
+    as_planned 114M-selective 1 $big -recompute selective
     as_planned 114M-bf16 1 $big -dtype bf16
     as_planned 114M-2 2 $big -threads 1
     as_planned 114M-2-zero 2 $big -threads 1 -zero 2

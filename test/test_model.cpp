@@ -4,6 +4,7 @@
 #include "llmc/model/train_pass.h"
 #include "test/fixture.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -42,37 +43,42 @@ struct RandomBatch {
     View scale_view() { return make_view(scale.data(), Dtype::f32, "scale", N); }
 };
 
-// Gradients of two micro-batches, as bytes; sharded over `shards` unless that is null.
-std::vector<char> summed_gradients(bool moe, bool bf16, int threads, bool recompute, bool tied,
-                                   Comm* shards) {
+PassSettings settings_of(Recompute recompute) { return {70, 16, true, recompute}; }
+
+PassSettings sharded(Recompute recompute, Comm& shards) {
+    PassSettings settings = settings_of(recompute);
+    settings.shards = &shards;
+    return settings;
+}
+
+// Gradients of a second step, as bytes (compared in a CHECK they take minutes to print: see the
+// second pair of parentheses there): what the first one left must not show.
+std::vector<char> summed_gradients(bool moe, bool bf16, int threads, bool tied,
+                                   const PassSettings& settings) {
     Ctx ctx(Backend::cpu, threads, bf16);
     ModelConfig config = small(moe);
     config.tied = tied;
     Model model(ctx, config);
     init_params(model.ctx(), model.weights, model.table, model.config, 5, 0.05);
     model.weights_changed();
-    TrainPass pass(ctx, model, {70, 16, true, recompute, shards});
+    TrainPass pass(ctx, model, settings);
     LossShape shape{257, 20, -0.25, 0, -0.1, RewardForm::factor, 1, 0.2, 0.28};
-    pass.zero_grads();
-    for (int64_t rows : {70, shards ? 0 : 70}) { // sharded: the second is another rank's
-        if (rows == 0) {
-            pass.backward_of_nothing();
-            continue;
-        }
+    Comm one(1);
+    for (int64_t rows : {40, 70}) {
+        pass.zero_grads();
         RandomBatch random(rows);
         pass.forward(random.batch(), true);
         pass.loss_backward(random.stats_view(), random.index(random.targets), random.scale_view(),
                            View{}, shape);
-        if (!shards) break;
+        if (settings.shards) pass.backward_of_nothing(); // another rank's micro-batch
     }
-    Comm one(1);
     const View sums = pass.summed_grads(one);
     return std::vector<char>(static_cast<char*>(sums.data),
                              static_cast<char*>(sums.data) + sums.bytes());
 }
 
-std::vector<char> gradients(bool moe, bool bf16, int threads, bool recompute) {
-    return summed_gradients(moe, bf16, threads, recompute, true, nullptr);
+std::vector<char> gradients(bool moe, bool bf16, int threads, const PassSettings& settings) {
+    return summed_gradients(moe, bf16, threads, true, settings);
 }
 
 } // namespace
@@ -106,24 +112,48 @@ TEST_CASE("model: the table's sizes add up to the count", "[model]") {
     }
 }
 
-TEST_CASE("model: recomputed blocks give the same bits", "[model]") {
+TEST_CASE("model: what is kept or computed again, and where it lies, changes no bit", "[model]") {
     for (bool moe : {false, true})
-        for (bool bf16 : {false, true})
-            CHECK(gradients(moe, bf16, 2, false) == gradients(moe, bf16, 2, true));
+        for (bool bf16 : {false, true}) {
+            const std::vector<char> kept = gradients(moe, bf16, 2, settings_of(Recompute::no));
+            for (Recompute less : {Recompute::no, Recompute::selective, Recompute::yes})
+                for (bool one : {false, true}) {
+                    CAPTURE(moe, bf16, int(less), one);
+                    PassSettings settings = settings_of(less);
+                    settings.one_micro_batch = one;
+                    CHECK((gradients(moe, bf16, 2, settings) == kept));
+                }
+        }
+}
+
+TEST_CASE("model: gradients are zero after a step without a micro-batch", "[model]") {
+    Ctx ctx(Backend::cpu, 2);
+    Model model(ctx, small(false));
+    init_params(model.ctx(), model.weights, model.table, model.config, 5, 0.05);
+    PassSettings settings = settings_of(Recompute::no);
+    settings.one_micro_batch = true;
+    TrainPass pass(ctx, model, settings);
+    pass.zero_grads();
+    RandomBatch random(70);
+    pass.forward(random.batch(), true); // of an evaluation: it writes where gradients will be
+    Comm one(1);
+    const View sums = pass.summed_grads(one);
+    CHECK(std::count(sums.as<float>(), sums.as<float>() + sums.size(), 0.0f) == sums.size());
 }
 
 TEST_CASE("model: the number of threads does not change a bit", "[model]") {
+    const PassSettings settings = settings_of(Recompute::no);
     for (bool moe : {false, true})
         for (bool bf16 : {false, true})
-            CHECK(gradients(moe, bf16, 1, false) == gradients(moe, bf16, 2, false));
+            CHECK((gradients(moe, bf16, 1, settings) == gradients(moe, bf16, 2, settings)));
 }
 
 // Rounding to bf16 changes a gradient by some 2^-8 of its size, times what the layers make of it; a
 // router near a tie also selects another expert.
 TEST_CASE("model: gradients in bf16 are near those in fp32", "[model]") {
     for (bool moe : {false, true}) {
-        const std::vector<char> wide = gradients(moe, false, 2, false);
-        const std::vector<char> narrow = gradients(moe, true, 2, false);
+        const std::vector<char> wide = gradients(moe, false, 2, settings_of(Recompute::no));
+        const std::vector<char> narrow = gradients(moe, true, 2, settings_of(Recompute::no));
         REQUIRE(wide.size() == narrow.size()); // fp32 both
         double square = 0, error = 0;
         for (size_t i = 0; i < wide.size(); i += sizeof(float)) {
@@ -144,10 +174,12 @@ TEST_CASE("model: sharded gradients are the whole ones, bit for bit", "[model]")
     for (bool moe : {false, true})
         for (bool tied : {false, true}) {
             Comm one(1);
-            const std::vector<char> whole = summed_gradients(moe, false, 2, false, tied, nullptr);
-            CHECK(whole == summed_gradients(moe, false, 2, true, tied, &one));
-            CHECK(summed_gradients(moe, true, 2, false, tied, nullptr) ==
-                  summed_gradients(moe, true, 2, false, tied, &one));
+            const PassSettings all = settings_of(Recompute::no);
+            const std::vector<char> whole = summed_gradients(moe, false, 2, tied, all);
+            for (Recompute less : {Recompute::selective, Recompute::yes})
+                CHECK((whole == summed_gradients(moe, false, 2, tied, sharded(less, one))));
+            CHECK((summed_gradients(moe, true, 2, tied, all) ==
+                   summed_gradients(moe, true, 2, tied, sharded(Recompute::no, one))));
         }
 }
 
@@ -156,7 +188,7 @@ TEST_CASE("model: gradients are those of finite differences, end to end", "[mode
         Ctx ctx(Backend::ref, 0);
         Model model(ctx, small(moe));
         init_params(model.ctx(), model.weights, model.table, model.config, 5, 0.08);
-        TrainPass pass(ctx, model, {26, 8, true, false});
+        TrainPass pass(ctx, model, {26, 8, true, Recompute::no});
         RandomBatch random(26);
         std::vector<double> scale(26, 1.0 / 26), stats(26 * kLossStats);
         const View scale_view = make_view(scale.data(), Dtype::f64, "scale", 26);

@@ -92,7 +92,7 @@ void check_against_training(Fixture& f, const std::vector<int32_t>& prompt, cons
     auto index = [&](std::vector<int32_t>& values) {
         return make_view(values.data(), Dtype::i32, "index", N);
     };
-    TrainPass pass(f.ctx, f.model, {N, 7, false, false}); // chunks of 7 rows of logits
+    TrainPass pass(f.ctx, f.model, {N, 7, false, Recompute::yes}); // chunks of 7 rows of logits
     pass.forward({index(tokens), index(positions), index(doc_start)}, false);
     Buffer stats(f.ctx.dtype(), "stats", N, kLossStats);
     LossShape shape{};
@@ -253,7 +253,7 @@ TEST_CASE("rollout: cached decoding has the full forward's logits bit for bit", 
     auto index = [](std::vector<int32_t>& values) {
         return make_view(values.data(), Dtype::i32, "index", int64_t(values.size()));
     };
-    TrainPass full(ctx, model, {N, N, false, false});
+    TrainPass full(ctx, model, {N, N, false, Recompute::yes});
     full.forward({index(tokens), index(positions), index(doc_start)}, false);
     Buffer want(x, "logits", N, Vp);
     full.logits_forward(want.view(), 0);

@@ -4,6 +4,7 @@
 #include "test/catch.h"
 
 #include <cmath>
+#include <cstring>
 
 TEST_CASE("swiglu: large gates saturate without overflow", "[op][swiglu][cpu]") {
     const float gates[] = {-1e30f, -1000, -100, -88, -20, 0, 20, 88, 100, 1000, 1e30f};
@@ -29,14 +30,18 @@ TEST_CASE("swiglu: large gates saturate without overflow", "[op][swiglu][cpu]") 
     }
 }
 
-TEST_CASE("swiglu: the gradient may be written over gate and up", "[op][swiglu][cpu]") {
+TEST_CASE("swiglu: the gradient may be written over gate and up", "[op][swiglu][cpu][simt]") {
     const int N = 5, F = 37;
-    Buffer gate_up(Dtype::f32, "gate_up", N, 2 * F), dout(Dtype::f32, "dout", N, F),
-        dgate_up(Dtype::f32, "dgate_up", N, 2 * F);
-    for (int i = 0; i < 2 * N * F; i++) gate_up.as<float>()[i] = 0.1f * float(i % 61 - 30);
-    for (int i = 0; i < N * F; i++) dout.as<float>()[i] = 0.2f * float(i % 17 - 8);
-    Ctx ctx(Backend::cpu, 2);
-    swiglu_backward(ctx, dgate_up.view(), dout.view(), gate_up.view());
-    swiglu_backward(ctx, gate_up.view(), dout.view(), gate_up.view());
-    for (int i = 0; i < 2 * N * F; i++) REQUIRE(gate_up.as<float>()[i] == dgate_up.as<float>()[i]);
+    for (Backend backend : {Backend::ref, Backend::cpu, Backend::simt}) {
+        Ctx ctx(backend, 2);
+        Buffer gate_up(ctx.dtype(), "gate_up", N, 2 * F), dout(ctx.dtype(), "dout", N, F),
+            dgate_up(ctx.dtype(), "dgate_up", N, 2 * F);
+        for (int i = 0; i < 2 * N * F; i++) write_value(gate_up.view(), i, 0.1 * (i % 61 - 30));
+        for (int i = 0; i < N * F; i++) write_value(dout.view(), i, 0.2 * (i % 17 - 8));
+        swiglu_backward(ctx, dgate_up.view(), dout.view(), gate_up.view());
+        swiglu_backward(ctx, gate_up.view(), dout.view(), gate_up.view());
+        ctx.wait();
+        INFO(backend_name(backend));
+        CHECK(std::memcmp(gate_up.bytes(), dgate_up.bytes(), gate_up.view().bytes()) == 0);
+    }
 }

@@ -35,7 +35,7 @@ int report_exception(const std::string& who) {
     } catch (const std::bad_alloc&) {
         std::fprintf(stderr,
                      "%serror: out of memory\n"
-                     "hint: lower -pass_rows or the model's size, or set -recompute yes\n",
+                     "hint: lower -pass_rows or the model's size, or set -recompute selective\n",
                      who.c_str());
         return 1;
     } catch (const std::exception& e) {

@@ -4,17 +4,34 @@
 
 #include <functional>
 
-// Owns the tensors of a pass.
+// The tensors of a pass.
 class BufferPool {
   public:
     BufferPool(Arena& arena, Segment segment) : arena_(arena), segment_(segment) {}
     View make(Dtype dtype, const char* name, int64_t n0);
     View make(Dtype dtype, const char* name, int64_t n0, int64_t n1);
 
+    // From now on tensors lie in `place`, memory of a tensor that is not used as long as they are,
+    // where one still fits; an empty view ends that. The others are the pool's own.
+    void lend(const View& place);
+
   private:
+    void* take_lent(int64_t elements, Dtype dtype); // null: does not fit
+
     Arena& arena_;
     Segment segment_;
     std::vector<Buffer> buffers_;
+    char* lent_ = nullptr;
+    size_t lent_bytes_ = 0;
+};
+
+// What a pass keeps of a block until its backward. The rest is computed again there, by the same
+// ops from the same values: no bit changes. Named as the values of the key -recompute.
+enum class Recompute {
+    no,        // everything
+    selective, // results of products, attention and routing, not what element-wise ops make of them:
+               // much memory for little arithmetic, as in Korthikanti et al., arXiv 2205.05198
+    yes,       // the stream that enters
 };
 
 // What one block computes and its backward reads. F = the block's or an expert's ffn width.
@@ -22,25 +39,29 @@ class BufferPool {
 //   stream -> [norm] attention_in -> qkv -> qk (normed, rotated) -> attention_out -o-> (+)
 //   stream_mid stream_mid -> [norm] ffn_in -> gate_up -> act -down-> (+) next block's stream
 struct BlockActs {
-    View stream, attention_in, attention_rstd; // (N, C) (N, C) (N)
-    View qkv, qk, qk_rstd;                     // (N, (H+2HKV)D) (N, (H+HKV)D) (N, H+HKV)
-    View attention_out, lse;                   // (N, HD) (N, H)
-    View stream_mid, ffn_in, ffn_rstd;         // (N, C) (N, C) (N)
-    View gate_up, act;                         // (N, 2F) (N, F); MoE: (S, ...), sorted by expert
+    View stream, stream_mid;      // (N, C)
+    View qkv, attention_out, lse; // (N, (H+2HKV)D) (N, HD) (N, H)
+    View gate_up;                 // (N, 2F); MoE: (S, 2F), sorted by expert
+    // Of element-wise ops
+    View attention_in, attention_rstd, ffn_in, ffn_rstd; // (N, C) (N) (N, C) (N)
+    View qk, qk_rstd;                                    // (N, (H+HKV)D) (N, H+HKV)
+    View act;                                            // (N, F); MoE: (S, F)
     // MoE
     View router_logits, scores, expert_weights; // (N, E) (N, E) (N, K)
     View experts, offsets, slot_row, row_slot;  // i32: (N, K) (E+1) (S) (N, K)
     View slots;                                 // (S, C) experts' outputs
 };
-// `stream` is left out: it alone is kept per block when the rest is recomputed.
-BlockActs make_block_acts(BufferPool& pool, const ModelConfig& config, const Ctx& ctx, int64_t N);
+// What is kept is made in `kept`, the rest in `shared`, once: by the first block, whose `before` is
+// null, for all. `stream` is left to the caller.
+BlockActs make_block_acts(BufferPool& kept, BufferPool& shared, const ModelConfig& config,
+                          const Ctx& ctx, int64_t N, Recompute recompute, const BlockActs* before);
 BlockActs first_rows(const BlockActs& acts, const ModelConfig& config, int64_t N);
 
 // Temporaries of the backward, shared by all blocks.
 struct BlockGrads {
     View dstream, dnorm;            // (N, C)
     View dattention_out, dqk, dqkv; // as their forward
-    View dact, dgate_up;            // as their forward
+    View dact;                      // as its forward; dgate_up takes the place of gate_up
     View dslots, dweights, dlogits; // MoE: (S, C) (N, K) (N, E)
 };
 BlockGrads make_block_grads(BufferPool& pool, const ModelConfig& config, const Ctx& ctx, int64_t N);
@@ -64,6 +85,9 @@ void block_forward(Ctx& ctx, const ModelConfig& config, const BlockParams& weigh
 
 // grads.dstream enters as the gradient of the stream after the block and leaves as the gradient of
 // the stream before it; weight gradients accumulate in dweights.
+//   acts      of block_forward; selective: what element-wise ops give is computed here
+//   recompute yes: the caller has run block_forward again
 void block_backward(Ctx& ctx, const ModelConfig& config, const BlockParams& weights,
                     const BlockParams& dweights, const BlockActs& acts, const BlockGrads& grads,
-                    const View& rope, const View& positions, const View& doc_start);
+                    const View& rope, const View& positions, const View& doc_start,
+                    Recompute recompute);

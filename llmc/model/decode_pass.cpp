@@ -13,7 +13,7 @@ DecodePass::DecodePass(Ctx& ctx, const Model& model, KvCache& cache, int64_t row
       packed_(ctx.arena), rows_(rows) {
     const ModelConfig& c = model.config;
     const Dtype x = ctx.storage();
-    acts_ = make_block_acts(pool_, c, ctx, rows);
+    acts_ = make_block_acts(pool_, pool_, c, ctx, rows, Recompute::no, nullptr);
     for (View& stream : stream_) stream = pool_.make(x, "stream", rows, c.channels);
     delta_ = pool_.make(x, "delta", rows, c.channels);
     hidden_ = pool_.make(x, "hidden", rows, c.channels);

@@ -10,38 +10,20 @@
 #include "llmc/ops/norm.h"
 
 TrainPass::TrainPass(Ctx& ctx, Model& model, const PassSettings& settings)
-    : ctx_(ctx), model_(model), settings_(settings), pool_(ctx.arena, Segment::activations) {
+    : ctx_(ctx), model_(model), settings_(settings), pool_(ctx.arena, Segment::activations),
+      shared_(ctx.arena, Segment::activations) {
     const ModelConfig& c = model.config;
-    const Dtype x = ctx.storage();
-    const int64_t N = settings.rows;
-    const bool keep = settings.backward && !settings.recompute;
-    BlockActs shared;
-    for (int l = 0; l < c.layers; l++) {
-        if (l == 0 || keep) shared = make_block_acts(pool_, c, ctx, N);
-        BlockActs acts = shared;
-        if (settings.backward || l < 2) // two streams suffice to go forward
-            acts.stream = pool_.make(x, "stream", N, c.channels);
-        else acts.stream = layers_[l - 2].stream;
-        layers_.push_back(acts);
-    }
-    delta_ = pool_.make(x, "delta", N, c.channels);
-    final_stream_ = pool_.make(x, "final_stream", N, c.channels);
-    hidden_ = pool_.make(x, "hidden", N, c.channels);
-    hidden_rstd_ = pool_.make(ctx.dtype(), "hidden_rstd", N);
-    logits_memory_ = Buffer(ctx.arena, Segment::logits, x, "logits",
-                            std::min(settings.loss_rows, N), c.padded_vocab());
+    logits_memory_ = Buffer(ctx.arena, Segment::logits, ctx.storage(), "logits",
+                            std::min(settings.loss_rows, settings.rows), c.padded_vocab());
     logits_ = logits_memory_.view();
-    if (c.moe()) expert_counts_ = pool_.make(Dtype::i32, "expert_counts", c.layers, c.experts);
+    shared_.lend(logits_);
     if (settings.backward) make_gradients();
+    make_activations();
     ctx.scratch.reserve(scratch_bytes());
 }
 
 void TrainPass::make_gradients() {
     const ModelConfig& c = model_.config;
-    const Dtype x = ctx_.storage();
-    const int64_t N = settings_.rows;
-    block_grads_ = make_block_grads(pool_, c, ctx_, N);
-    dhidden_ = pool_.make(x, "dhidden", N, c.channels);
     grads_ = std::make_unique<ParamSet>(ctx_.arena, Segment::gradients, c, model_.table,
                                         sharded() ? Layout::folded : Layout::whole, ctx_.dtype(),
                                         "gradients");
@@ -49,6 +31,34 @@ void TrainPass::make_gradients() {
     const Comm::Range own = settings_.shards->shard(model_.table.trained_size);
     own_grads_ =
         Buffer(ctx_.arena, Segment::gradients, ctx_.dtype(), "own gradients", own.end - own.begin);
+}
+
+void TrainPass::make_activations() {
+    const ModelConfig& c = model_.config;
+    const Dtype x = ctx_.storage();
+    const int64_t N = settings_.rows;
+    const Recompute recompute = settings_.backward ? settings_.recompute : Recompute::yes;
+    auto lend_gradients_of = [&](int l) {
+        if (lends_gradients()) pool_.lend(grads_->span(model_.table.block_span(l)));
+    };
+    for (int l = 0; l < c.layers; l++) {
+        if (l > 0) lend_gradients_of(l - 1);
+        BlockActs acts =
+            make_block_acts(pool_, shared_, c, ctx_, N, recompute, l ? &layers_[l - 1] : nullptr);
+        if (settings_.backward || l < 2) // two streams suffice to go forward
+            acts.stream = pool_.make(x, "stream", N, c.channels);
+        else acts.stream = layers_[l - 2].stream;
+        layers_.push_back(acts);
+    }
+    lend_gradients_of(c.layers - 1);
+    final_stream_ = pool_.make(x, "final_stream", N, c.channels);
+    hidden_ = pool_.make(x, "hidden", N, c.channels);
+    hidden_rstd_ = pool_.make(ctx_.dtype(), "hidden_rstd", N);
+    if (settings_.backward) dhidden_ = pool_.make(x, "dhidden", N, c.channels);
+    pool_.lend(View{});
+    if (c.moe()) expert_counts_ = pool_.make(Dtype::i32, "expert_counts", c.layers, c.experts);
+    delta_ = shared_.make(x, "delta", N, c.channels);
+    if (settings_.backward) block_grads_ = make_block_grads(shared_, c, ctx_, N);
 }
 
 // The largest of what its ops take: products, attention, and on a GPU gradients that are sums over
@@ -79,16 +89,28 @@ size_t TrainPass::scratch_bytes() {
 }
 
 void TrainPass::zero_grads() {
-    fill_zero(ctx_, sharded() ? own_grads_.view() : grads_->trained());
+    blocks_have_gradients_ = false;
+    if (lends_gradients()) { // those of the blocks when they get some
+        const ParamTable& table = model_.table;
+        for (const Span& span : {table.embed_span(), table.head_span(), table.norm_span()})
+            if (span.size() > 0) fill_zero(ctx_, grads_->span(span));
+    } else fill_zero(ctx_, sharded() ? own_grads_.view() : grads_->trained());
     if (!expert_counts_.empty()) fill_zero(ctx_, expert_counts_);
 }
 
 View TrainPass::summed_grads(Comm& comm) {
+    if (lends_gradients() && !blocks_have_gradients_)
+        zero_blocks(); // no micro-batch was this rank's
     ctx_.wait();
     if (sharded()) return own_grads_.view();
     comm.reduce_scatter(ctx_, grads_->trained());
     const Comm::Range own = comm.shard(model_.table.trained_size);
     return grads_->flat().slice_rows(own.begin, own.end - own.begin);
+}
+
+void TrainPass::zero_blocks() {
+    for (int l = 0; l < model_.config.layers; l++)
+        fill_zero(ctx_, grads_->span(model_.table.block_span(l)));
 }
 
 void TrainPass::open_span(const Span& span) {
@@ -188,6 +210,8 @@ void TrainPass::backward_of_nothing() {
 
 void TrainPass::backward() {
     const ModelConfig& c = model_.config;
+    require(!lends_gradients() || !blocks_have_gradients_, "TrainPass: a second micro-batch");
+    blocks_have_gradients_ = true;
     open_span(model_.table.norm_span());
     const BlockGrads g = first_rows(block_grads_, c, N_);
     fill_zero(ctx_, g.dstream);
@@ -196,11 +220,13 @@ void TrainPass::backward() {
                      model_.pass_weights().final_norm());
     for (int l = c.layers - 1; l >= 0; l--) {
         const BlockActs acts = first_rows(layers_[l], c, N_);
-        if (settings_.recompute) run_block(l, acts.stream, View{}, acts);
-        open_span(model_.table.block_span(l));
+        if (settings_.recompute == Recompute::yes) run_block(l, acts.stream, View{}, acts);
+        const Span block = model_.table.block_span(l);
+        if (lends_gradients()) fill_zero(ctx_, grads_->span(block)); // activations were there
+        open_span(block);
         block_backward(ctx_, c, model_.pass_weights().block(l), grads_->block(l), acts, g,
-                       model_.rope(), batch_.positions, batch_.doc_start);
-        close_span(model_.table.block_span(l));
+                       model_.rope(), batch_.positions, batch_.doc_start, settings_.recompute);
+        close_span(block);
     }
     embed_backward(ctx_, grads_->embed(), g.dstream, batch_.tokens);
     close_span(model_.table.embed_span());

@@ -15,10 +15,21 @@ struct PassSettings {
     int64_t rows;      // largest N
     int64_t loss_rows; // rows whose logits exist at a time
     bool backward;     // keep what the backward needs, own gradients
-    bool recompute;    // keep only the stream per block and run each block again in the backward
+    Recompute recompute;
     Comm* shards = nullptr; // gradients are sharded over these ranks (ZeRO-2), else whole
+    // No step has a second micro-batch, whose activations would have to exist beside the first
+    // one's gradients.
+    bool one_micro_batch = false;
 };
 
+// Tensors that are never in use at the same time share memory. In place of
+//
+//                          forward        loss          backward of a block above l   of l and below
+//   logits                 not kept       logits        not kept, BlockGrads          the same
+//   gradients of block l   kept of l + 1  kept of l + 1 kept of l + 1                 gradients
+//
+// there is what a block keeps of its activations or does not (Recompute); above the last block comes
+// the final norm. The second line: where a step has one micro-batch and gradients are whole.
 class TrainPass {
   public:
     TrainPass(Ctx& ctx, Model& model, const PassSettings& settings);
@@ -46,6 +57,7 @@ class TrainPass {
     // Sharded (ZeRO-2, arXiv 1910.02054): `grads` has room for one block, and for embedding and
     // norms; what a block's backward leaves there goes to its owners at once, so that a rank keeps
     // the sum of its own part alone, and every micro-batch has its exchange.
+    // One micro-batch: the next forward writes over them.
     void zero_grads();
     ParamSet& grads() { return *grads_; }
     // This rank's part, shard() of the trained weights, of the sum over ranks; spoils the rest.
@@ -59,6 +71,11 @@ class TrainPass {
 
   private:
     void make_gradients();
+    void make_activations();
+    void zero_blocks(); // with lends_gradients()
+    bool lends_gradients() const {
+        return settings_.backward && settings_.one_micro_batch && !sharded();
+    }
     size_t scratch_bytes(); // that a batch of settings.rows takes of ctx.scratch
     void run_block(int layer, const View& inp, const View& delta, const BlockActs& acts);
     void backward();
@@ -68,8 +85,8 @@ class TrainPass {
     Ctx& ctx_;
     Model& model_;
     PassSettings settings_;
-    BufferPool pool_;
-    std::vector<BlockActs> layers_; // with recompute all share one set but for `stream`
+    BufferPool pool_, shared_;      // shared_: in place of logits first
+    std::vector<BlockActs> layers_; // what is not kept is shared by all
     BlockGrads block_grads_;
     View delta_, hidden_, hidden_rstd_, final_stream_, logits_, dhidden_, expert_counts_;
     std::unique_ptr<ParamSet> grads_;
@@ -77,4 +94,5 @@ class TrainPass {
     Buffer logits_memory_;
     Batch batch_;
     int64_t N_ = 0;
+    bool blocks_have_gradients_ = false; // since zero_grads()
 };

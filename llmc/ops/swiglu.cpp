@@ -35,9 +35,9 @@ void ref::swiglu_backward(Ctx&, View dgate_up, const View& dout, const View& gat
         const double* d = dout.as<double>() + n * dout.ld;
         double *dg = dgate_up.as<double>() + n * dgate_up.ld, *du = dg + F;
         for (int64_t f = 0; f < F; f++) {
-            const double s = 1 / (1 + std::exp(-g[f]));
-            dg[f] = d[f] * u[f] * s * (1 + g[f] * (1 - s)); // (S2)
-            du[f] = d[f] * g[f] * s;                        // (S3)
+            const double gate = g[f], up = u[f], s = 1 / (1 + std::exp(-gate));
+            dg[f] = d[f] * up * s * (1 + gate * (1 - s)); // (S2)
+            du[f] = d[f] * gate * s;                      // (S3)
         }
     }
 }

@@ -14,6 +14,7 @@ void swiglu_forward(Ctx& ctx, View out, const View& gate_up);
 //   dgate_up (N, 2F) X  written
 //   dout     (N, F)  X
 //   gate_up  (N, 2F) X
+// Aliasing: dgate_up may be gate_up.
 void swiglu_backward(Ctx& ctx, View dgate_up, const View& dout, const View& gate_up);
 
 } // namespace ref

@@ -14,9 +14,9 @@ static Mirror indices(Ctx& ctx, const char* name, int64_t rows) {
 
 Scorer::Scorer(Ctx& ctx, Model& model, int64_t longest)
     : ctx_(ctx), model_(model), rows_(std::max(longest, kScoreRows)),
-      pass_(ctx, model, {rows_, kScoreRows, false, false}), tokens_(indices(ctx, "tokens", rows_)),
-      positions_(indices(ctx, "positions", rows_)), doc_start_(indices(ctx, "doc_start", rows_)),
-      targets_(indices(ctx, "targets", rows_)),
+      pass_(ctx, model, {rows_, kScoreRows, false, Recompute::yes}),
+      tokens_(indices(ctx, "tokens", rows_)), positions_(indices(ctx, "positions", rows_)),
+      doc_start_(indices(ctx, "doc_start", rows_)), targets_(indices(ctx, "targets", rows_)),
       stats_(ctx,
              Buffer(ctx.arena, Segment::activations, ctx.dtype(), "stats", rows_, kLossStats)) {
     if (longest > model.config.max_positions)

@@ -27,7 +27,9 @@ const std::vector<Key> kFreeKeys = {
     {"stages", kHow, kWord, "pretrain,midtrain,rl", 0, 0, "", "stages to run, in order"},
     {"threads", kHow, kInt, "0", 0, 1024, "threads", "0 = one per core"},
     {"recompute", kHow, kOneOf, "no", 0, 0, "",
-     "recompute blocks in the backward: less memory, same bits", "no|yes"},
+     "what the backward computes again instead of keeping it, to the same bits; selective: what "
+     "is neither product nor attention; yes: whole blocks, the least memory, a second forward",
+     "no|selective|yes"},
     {"checkpoint_every", kHow, kInt, "200", 0, 1e12, "steps",
      "0 = only at the end of a stage and on a signal"},
     {"keep", kHow, kInt, "2", 1, 1e6, "checkpoints", "newest checkpoints kept"},

@@ -31,7 +31,7 @@ void touch_code(const CtxSettings& on, bool moe) {
     Ctx own(on.backend, on.threads, on.bf16);
     Model model(own, model_preset(moe ? "tiny-moe" : "tiny"));
     model.weights_changed();
-    TrainPass pass(own, model, {kRows, kRows, true, false});
+    TrainPass pass(own, model, {kRows, kRows, true, Recompute::no});
     const Buffer zeros(Dtype::i32, "zeros", kRows), stats(own.dtype(), "stats", kRows, kLossStats);
     const Buffer scale(own.dtype(), "scale", kRows);
     const Batch batch{zeros.view(), zeros.view(), zeros.view()};
@@ -105,6 +105,13 @@ ModelConfig first_config(const Recipe& recipe, const Tokenizer& tokenizer) {
     return config;
 }
 
+Recompute recipe_recompute(const Recipe& recipe) {
+    const std::string value = recipe.text("", "recompute");
+    return value == "yes"         ? Recompute::yes
+           : value == "selective" ? Recompute::selective
+                                  : Recompute::no;
+}
+
 } // namespace
 
 Tokenizer recipe_tokenizer(const Recipe& recipe) {
@@ -117,6 +124,7 @@ RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer, Comm& comm)
     RunShape shape{stage_names(recipe),     first_config(recipe, tokenizer),           {},
                    engine_settings(recipe), !recipe.text("", "eval_problems").empty(), 0};
     int64_t rows = 1;
+    bool one_micro_batch = true;
     for (const std::string& stage : shape.stages) {
         recipe_loss(recipe, stage, shape.config.vocab); // its keys are checked before all else
         if (stage == "rl") {
@@ -124,16 +132,21 @@ RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer, Comm& comm)
             if (recipe.real("rl", "kl") > 0)
                 shape.reference_rows = padded_pass_rows(rl_pass_rows(recipe, comm.size()));
             rows = std::max(rows, rl_pass_rows(recipe, comm.size()));
+            one_micro_batch &= rl_has_one_micro_batch(recipe, comm.size());
             continue;
         }
         rows = std::max(rows, text_pass_rows(recipe, stage, comm.size()));
+        one_micro_batch &= text_micro_batches(recipe, stage, comm.size()) == 1;
         shape.config.max_positions =
             std::max(shape.config.max_positions, int(recipe.integer(stage, "context")));
     }
     shape.config.max_positions = std::max(shape.config.max_positions, shape.engine.longest);
-    shape.pass = {padded_pass_rows(rows), recipe.integer("", "loss_rows"), true,
-                  recipe.text("", "recompute") == "yes",
-                  comm.size() > 1 && recipe.text("", "zero") == "2" ? &comm : nullptr};
+    shape.pass = {padded_pass_rows(rows),
+                  recipe.integer("", "loss_rows"),
+                  true,
+                  recipe_recompute(recipe),
+                  comm.size() > 1 && recipe.text("", "zero") == "2" ? &comm : nullptr,
+                  one_micro_batch};
     return shape;
 }
 
@@ -149,7 +162,8 @@ MemoryPlan plan_memory(const CtxSettings& on, const RunShape& shape, Comm& comm)
     std::unique_ptr<MicroBatchViews> reference_views;
     std::unique_ptr<Engine> engine;
     if (shape.reference_rows > 0) {
-        const PassSettings forward{shape.reference_rows, shape.pass.loss_rows, false, false};
+        const PassSettings forward{shape.reference_rows, shape.pass.loss_rows, false,
+                                   Recompute::yes};
         reference = std::make_unique<Model>(dry, shape.config);
         reference_pass = std::make_unique<TrainPass>(dry, *reference, forward);
         reference_views = std::make_unique<MicroBatchViews>(dry, shape.reference_rows);
@@ -188,8 +202,9 @@ std::string plan_text(const CtxSettings& on, const RunShape& shape, Comm& comm) 
             shape.pass.shards ? "a rank's own, and those of a block, the embedding and the norms"
                               : "");
     segment(Segment::optimizer, ranks > 1 ? "Adam's moments, sharded" : "Adam's moments");
-    segment(Segment::activations, format("%ld rows a pass%s", long(shape.pass.rows),
-                                         shape.pass.recompute ? ", blocks recomputed" : ""));
+    const char* const again[] = {"", ", element-wise ops recomputed", ", blocks recomputed"};
+    segment(Segment::activations,
+            format("%ld rows a pass%s", long(shape.pass.rows), again[int(shape.pass.recompute)]));
     segment(Segment::logits,
             format("%ld rows at a time", long(std::min(shape.pass.rows, shape.pass.loss_rows))));
     segment(Segment::scratch, "of the largest product or attention");
@@ -212,26 +227,31 @@ MemoryPlan check_memory(Ctx& ctx, const RunShape& shape, Comm& comm) {
     const int64_t free = ctx.cuda ? ctx.memory->free_bytes() : free_memory() / comm.machine_ranks();
     const MemoryPlan plan = plan_memory(ctx.settings(), shape, comm);
     if (plan.needed() <= free) return plan;
-    auto with = [&](bool shards, bool recompute, int64_t rows) {
+    auto with = [&](bool shards, Recompute recompute, int64_t rows) {
         RunShape other = shape;
         if (shards) other.pass.shards = &comm;
-        other.pass.recompute |= recompute;
+        other.pass.recompute = std::max(other.pass.recompute, recompute);
         other.pass.rows = std::min(other.pass.rows, padded_pass_rows(rows));
+        other.pass.one_micro_batch &= other.pass.rows == shape.pass.rows;
         return plan_memory(ctx.settings(), other, comm).needed();
     };
     // What would fit, the cheapest first.
     const int64_t all = shape.pass.rows, longest = shape.config.max_positions;
     const std::string rows = format("-pass_rows %ld", long(longest));
+    const std::string selective = "-recompute selective", yes = "-recompute yes";
     struct Remedy {
-        bool shards, recompute;
+        bool shards;
+        Recompute recompute;
         int64_t rows;
         std::string flags;
     };
-    std::vector<Remedy> remedies = {{false, true, all, "-recompute yes"},
-                                    {false, false, longest, rows},
-                                    {false, true, longest, "-recompute yes " + rows}};
+    std::vector<Remedy> remedies = {{false, Recompute::selective, all, selective},
+                                    {false, Recompute::yes, all, yes},
+                                    {false, Recompute::no, longest, rows},
+                                    {false, Recompute::selective, longest, selective + " " + rows},
+                                    {false, Recompute::yes, longest, yes + " " + rows}};
     if (comm.size() > 1)
-        for (int i = 0; i < 3; i++)
+        for (size_t i = 0, alone = remedies.size(); i < alone; i++)
             remedies.push_back(
                 {true, remedies[i].recompute, remedies[i].rows, "-zero 2 " + remedies[i].flags});
     std::string hint;
@@ -241,7 +261,7 @@ MemoryPlan check_memory(Ctx& ctx, const RunShape& shape, Comm& comm) {
         hint = format("with %s it is still %s: take a smaller model, a shorter context or more "
                       "machines",
                       remedies.back().flags.c_str(),
-                      size_text(with(comm.size() > 1, true, longest)).c_str());
+                      size_text(with(comm.size() > 1, Recompute::yes, longest)).c_str());
     fatal(format("the recipe needs %s a rank, free are %s", size_text(plan.needed()).c_str(),
                  size_text(free).c_str()),
           hint + "; ./train -plan yes lists the parts");

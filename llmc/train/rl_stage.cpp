@@ -56,11 +56,20 @@ EngineSettings engine_settings(const Recipe& recipe) {
             longest_sequence(recipe), int(recipe.integer("", "pages"))};
 }
 
-int64_t rl_pass_rows(const Recipe& recipe, int ranks) {
+// Rows of a rank's part of a step, at most.
+static int64_t rl_step_rows(const Recipe& recipe, int ranks) {
     const int64_t longest = longest_sequence(recipe),
                   answers = recipe.integer("rl", "groups") * recipe.integer("rl", "group_size");
-    return std::max(longest, std::min(recipe.integer("", "pass_rows"),
-                                      part_rows(answers * longest, ranks, longest)));
+    return part_rows(answers * longest, ranks, longest);
+}
+
+int64_t rl_pass_rows(const Recipe& recipe, int ranks) {
+    const int64_t rows = std::min(recipe.integer("", "pass_rows"), rl_step_rows(recipe, ranks));
+    return std::max<int64_t>(longest_sequence(recipe), rows);
+}
+
+bool rl_has_one_micro_batch(const Recipe& recipe, int ranks) {
+    return rl_step_rows(recipe, ranks) <= recipe.integer("", "pass_rows");
 }
 
 RlStage::RlStage(const Recipe& recipe, Ctx& ctx, Comm& comm, const Model& model,
@@ -292,7 +301,7 @@ void RlStage::make_reference(int64_t step) {
     reference_pass_ = std::make_unique<TrainPass>(
         ctx_, *reference_,
         PassSettings{padded_pass_rows(rl_pass_rows(recipe_, comm_.size())),
-                     recipe_.integer("", "loss_rows"), false, false});
+                     recipe_.integer("", "loss_rows"), false, Recompute::yes});
     reference_views_ = std::make_unique<MicroBatchViews>(ctx_, reference_pass_->rows());
     reference_->set_rope_base(rope_base);
     if (step > 0) return load_weights(*reference_, folder);

@@ -62,6 +62,8 @@ void check_prompts(const Recipe& recipe, const Tokenizer& tokenizer,
 int longest_sequence(const Recipe& recipe);
 // Most rows of the RL stage's micro-batch on one of `ranks` ranks.
 int64_t rl_pass_rows(const Recipe& recipe, int ranks);
+// Whether a step of it is one micro-batch, however long the answers.
+bool rl_has_one_micro_batch(const Recipe& recipe, int ranks);
 EngineSettings engine_settings(const Recipe& recipe);
 
 // What samples of a run must have been drawn with to be used again: its weights bit for bit, and

@@ -259,10 +259,10 @@ bool Run::run_stage() {
     return position_.stage == stage_names_.size() || !stopping();
 }
 
-// With save_batches, of a MoE on one rank that keeps every block's activations.
+// With save_batches, of a MoE on one rank that keeps every block's routing.
 bool Run::saves_routing(const Stage& stage) const {
     return stage.name != "rl" && model_->config.moe() && comm_.size() == 1 &&
-           recipe_.text("", "recompute") == "no" &&
+           recipe_.text("", "recompute") != "yes" &&
            position_.step < recipe_.integer("", "save_batches");
 }
 
@@ -280,13 +280,13 @@ StatSums Run::sum_gradients(const Stage& stage, const StageBatch& batch) {
     for (const MicroBatch& micro : batch.micro) {
         rows.fill(micro);
         pass_->forward(rows.batch, true);
+        if (routing_saved) routing.add(*ctx_, *pass_, model_->config, micro);
         if (!micro.ref_logp.empty()) {
             pass_->loss_forward(rows.stats, rows.targets, stage.loss);
             rows.weigh_kl(micro, stage.loss);
         }
         pass_->loss_backward(rows.stats, rows.targets, rows.scale, rows.old_logp, stage.loss);
         sums.add(micro, rows.read_stats(), stage.loss, tokenizer_);
-        if (routing_saved) routing.add(*ctx_, *pass_, model_->config, micro);
         fault_point(stage.name + ".trained");
     }
     if (routing_saved)

@@ -43,6 +43,13 @@ int64_t text_pass_rows(const Recipe& recipe, const std::string& stage, int ranks
     return part_rows(unit * context, parts_of_unit((batch + unit - 1) / unit, ranks), context);
 }
 
+int64_t text_micro_batches(const Recipe& recipe, const std::string& stage, int ranks) {
+    const int64_t batch = recipe.integer(stage, "batch");
+    const int64_t unit = rows_at_a_time(recipe, recipe.integer(stage, "context"), batch);
+    const int64_t units = (batch + unit - 1) / unit;
+    return parts_of_unit(units, ranks) == 1 ? units / ranks : units;
+}
+
 StreamOptions stream_options(const Recipe& recipe, const std::string& stage, Split split) {
     return {recipe.integer(stage, "context"),
             recipe.text(stage, "doc_mask") == "yes",

@@ -66,6 +66,8 @@ int64_t rows_at_a_time(const Recipe& recipe, int64_t context, int64_t rows);
 int parts_of_unit(int64_t units, int ranks);
 // Most tokens of a text stage's micro-batch on one of `ranks` ranks.
 int64_t text_pass_rows(const Recipe& recipe, const std::string& stage, int ranks);
+// Most micro-batches of a step of one.
+int64_t text_micro_batches(const Recipe& recipe, const std::string& stage, int ranks);
 
 // The stream options of a text stage or of validation.
 StreamOptions stream_options(const Recipe& recipe, const std::string& stage, Split split);
