@@ -97,7 +97,7 @@ TEST_CASE("device memory: copies keep the order of the calls") {
     CHECK(last(gpu.ctx, y.view()) == 1);
     CHECK(last(gpu.ctx, x.view()) == 0);
 
-    // What is given to a mirror may change at once, and be given again while the first is on its way.
+    // What is given to a mirror may change at once, and be given again before the first arrives.
     Mirror mirror(gpu.ctx, gpu.buffer(5000));
     copy_tensor(gpu.ctx, y.rows(10), mirror.give(std::vector<double>(10, 2.0)));
     float* values = static_cast<float*>(mirror.host().data);

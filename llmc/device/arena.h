@@ -33,7 +33,7 @@ class Arena {
 
     void reserve(size_t bytes);
 
-    // Zero bytes, on a page boundary or on a device at a multiple of 256; null if there are no more.
+    // Zero bytes, on a page boundary or on a device at a multiple of 256; null if there are none.
     void* take(Segment segment, size_t bytes);
     void give(Segment segment, void* memory, size_t bytes);
 

@@ -1,8 +1,8 @@
 // Causal attention over packed documents and over a paged KV cache. equations (X1)-(X6) in
 // doc/equations.md; the block-wise softmax is that of FlashAttention, Dao et al., arXiv
 // 2205.14135; grouped heads, Ainslie et al., arXiv 2305.13245 -> this contract -> attention.cpp ->
-// attention_cpu.cpp, attention_backward_cpu.cpp, attention_paged_cpu.cpp -> kernels in attention.cu, attention_paged.cu ->
-// cases in test/cases/attention.cpp, test/test_attention.cpp.
+// attention_cpu.cpp, attention_backward_cpu.cpp, attention_paged_cpu.cpp -> kernels in
+// attention.cu, attention_paged.cu -> cases in test/cases/attention.cpp, test/test_attention.cpp.
 #pragma once
 #include "llmc/ops/dispatch.h"
 
@@ -15,8 +15,8 @@ namespace ref {
 //   q         (N, H*D)   X    strided rows allowed, here and below
 //   k, v      (N, HKV*D) X
 //   doc_start (N)        i32  first row of n's document; the same over a document
-// Scale 1 / sqrt(D); kernels take D <= 128. A row depends on its own document only: key blocks are counted from the
-// document's start. Memory linear in N.
+// Scale 1 / sqrt(D); kernels take D <= 128. A row depends on its own document only: key blocks are
+// counted from the document's start. Memory linear in N.
 void attention_forward(Ctx& ctx, View out, View lse, const View& q, const View& k, const View& v,
                        const View& doc_start, int heads, int kv_heads);
 

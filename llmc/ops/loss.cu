@@ -394,9 +394,10 @@ template <class T> ClusterPlan plan_of(const Ctx& ctx, const LossShape& shape) {
     plan.rounds = rounds_of<T>(shape.V, plan.blocks);
     while (plan.delegate > 1 && kClusterThreads * plan.blocks / plan.delegate < 4 * k)
         plan.delegate /= 2;
-    const size_t limit = gpu_arch(ctx) >= 90 ? 200 << 10 : 32 << 10;
-    if (plan.bytes() > limit || plan.bytes() + sizeof(ClusterShared) > shared_limit(ctx))
-        plan.blocks = 0;
+    // Without clusters a row is one block's. Up to 32 KiB four of 256 threads share an SM of 164
+    // KiB, as many threads as the sweep's two blocks have.
+    const size_t limit = gpu_arch(ctx) >= 90 ? shared_limit(ctx) : 32 << 10;
+    if (plan.bytes() + sizeof(ClusterShared) > limit) plan.blocks = 0;
     return plan;
 }
 

@@ -8,7 +8,7 @@
 
 namespace {
 
-// x . y over C elements: four partial vectors hide the add latency, joined in a fixed order.
+// Sum of x y z over C elements: four partial vectors hide the add latency, joined in a fixed order.
 template <class T> float dot3(const T* x, const T* y, const T* z, int64_t C) {
     Vf sum[4] = {};
     int64_t c = 0;
