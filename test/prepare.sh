@@ -61,6 +61,9 @@ train_on() { # SOURCE flags
         -pretrain.data "$source" -pretrain.steps 3 -batch 2 -context 64 -val_rows 2 -eval_problems "" "$@" >"$work/out" 2>&1
 }
 check "./train reads the folder" train_on "$work/one"
+head -1 "$work/a.jsonl" >"$work/own.jsonl"
+check "and a validation file of one's own as a whole" train_on "$work/one" -name own -val_fraction 0 -val_data "$work/own.jsonl"
+check "which is scored" grep -q '"val_ce"' "$work/own/metrics.jsonl"
 check "and answers alone" train_on "$work/qa" -prompt_loss no -val_data embedded:sentences
 printf 'x' | dd of="$work/four/part-000001.train.shard" bs=1 seek=3000 conv=notrunc 2>/dev/null
 check "a damaged shard is named" sh -c "! ./train -runs '$work' -name damaged -stages pretrain -pretrain.data '$work/four' -val_data embedded:sentences -pretrain.steps 200 >'$work/out' 2>&1 && grep -q 'part-000001.train.shard: .*byte' '$work/out'"

@@ -53,7 +53,8 @@ for model in tiny tiny-moe-bf16; do
     kill_at "$model-steps" sampled:5 # of RL's first rollout: the process begins with it
     kill_at "$model-steps" rl.trained:2
     kill_at "$model-steps" rl.step:3
-    again "$model-steps"
+    # Keys that say how, not what: another page size and fewer rows draw the same samples.
+    again "$model-steps" -decode_rows 5 -page_size 8 -threads 1 -keep 9
     same_as_whole "$model-steps" "killed in steps"
 
     kill_at "$model-saving" checkpoint.moments:3

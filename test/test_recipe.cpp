@@ -39,6 +39,16 @@ TEST_CASE("recipe: flag beats section beats top beats default", "[recipe]") {
     CHECK(recipe.real("rl", "lr") == 5e-6);
 }
 
+TEST_CASE("recipe: keys that a resumption may change", "[recipe]") {
+    KeyTable table = small_table();
+    for (Key& key : table.keys) key.binds = std::string(key.name) != "seed";
+    const Recipe recipe(table);
+    CHECK(!recipe.binds("seed"));
+    CHECK(recipe.binds("lr"));
+    CHECK(recipe.binds("rl.lr"));
+    CHECK(recipe.binds("of an older build"));
+}
+
 TEST_CASE("recipe: a flag alone is yes and leaves the next word", "[recipe]") {
     using Words = std::vector<std::string>;
     for (const auto& [arguments, value, words] :

@@ -273,6 +273,11 @@ bool Recipe::is_set(const std::string& section, const std::string& key) const {
     return values_[k][table_.keys[k].sections ? s : 0].rank > kDefault;
 }
 
+bool Recipe::binds(const std::string& name) const {
+    const int key = find_key(name.substr(name.find('.') + 1)); // npos + 1 = 0
+    return key < 0 || table_.keys[key].binds;
+}
+
 std::string Recipe::resolved() const {
     std::string out;
     for (int s = -1; s < int(table_.sections.size()); s++) {

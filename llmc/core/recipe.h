@@ -26,6 +26,7 @@ struct Key {
     const char* help;
     const char* choices = ""; // "a|b|c" for KeyType::choice
     unsigned sections = 0;    // bit i = belongs to sections[i]; 0 = one value for the whole run
+    bool binds = true;        // a resumed run must have it as it was
 };
 
 struct KeyTable {
@@ -47,6 +48,8 @@ class Recipe {
     std::vector<std::string> read_arguments(const std::vector<std::string>& arguments);
     // The flags of read_arguments as (name, value), in their order.
     const std::vector<std::pair<std::string, std::string>>& flags() const { return flags_; }
+    bool
+    binds(const std::string& key) const; // Key::binds, by name or section.name; true if unknown
 
     // section "" = the whole run. require() if the table has no such key there.
     int64_t integer(const std::string& section, const std::string& key) const;

@@ -288,6 +288,15 @@ JsonlRow parse_jsonl_row(const std::string& line, const std::string& where) {
     return row;
 }
 
+std::vector<std::string> source_files(const std::string& spec) {
+    if (spec.rfind("embedded:", 0) == 0 || !is_directory(spec)) return {spec};
+    std::vector<std::string> files;
+    for (const std::string& name : list_directory(spec))
+        if (name.ends_with(".txt") || name.ends_with(".jsonl") || name.ends_with(".shard"))
+            files.push_back(spec + "/" + name);
+    return files;
+}
+
 std::unique_ptr<Source> open_source(const std::string& spec, const Tokenizer& tokenizer,
                                     Split split, double val_fraction, uint64_t seed) {
     if (spec.rfind("embedded:", 0) == 0)
@@ -296,13 +305,7 @@ std::unique_ptr<Source> open_source(const std::string& spec, const Tokenizer& to
         fatal("data: no file or folder " + spec,
               "give a .txt, .jsonl or .shard file, a folder of them, or embedded:arithmetic");
     auto source = std::make_unique<FileSource>(tokenizer, split, val_fraction);
-    if (!is_directory(spec)) {
-        add_file(*source, spec, true);
-    } else {
-        for (const std::string& name : list_directory(spec))
-            if (name.ends_with(".txt") || name.ends_with(".jsonl") || name.ends_with(".shard"))
-                add_file(*source, spec + "/" + name, false);
-    }
+    for (const std::string& path : source_files(spec)) add_file(*source, path, !is_directory(spec));
     if (source->size() == 0)
         fatal("data: " + spec + " has no " + (split == Split::train ? "training" : "validation") +
                   " text",

@@ -42,6 +42,9 @@ JsonlRow parse_jsonl_row(const std::string& line, const std::string& where);
 // only; a token that reaches beyond them is a target.
 Document text_document(const Tokenizer& tokenizer, const std::string& text, size_t prompt_bytes);
 
+// The files a source is read from; of an embedded one its name.
+std::vector<std::string> source_files(const std::string& spec);
+
 // Where the text of a .txt begins: behind a mark of UTF-8. fatal() if it is UTF-16 by its mark.
 size_t text_begin(std::string_view file, const std::string& path);
 

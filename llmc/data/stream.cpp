@@ -4,9 +4,10 @@
 #include "llmc/core/error.h"
 #include "llmc/core/recipe.h"
 #include "llmc/core/rng.h"
-
 #include "llmc/core/safetensors.h"
 #include "llmc/ops/loss.h"
+
+#include <filesystem>
 
 void write_rows(const std::string& path, const std::vector<PackedRows>& units) {
     using Member = std::vector<int32_t> PackedRows::*;
@@ -28,6 +29,16 @@ void write_rows(const std::string& path, const std::vector<PackedRows>& units) {
         writer.append(all.data(), all.size() * sizeof(int32_t));
     }
     writer.finish();
+}
+
+std::set<std::string> mixture_files(const std::string& spec) {
+    std::set<std::string> files;
+    for (const std::string& item : split_text(spec, ','))
+        for (const std::string& file : source_files(trim_text(split_text(item, '*')[0])))
+            files.insert(file.rfind("embedded:", 0) == 0
+                             ? file
+                             : std::filesystem::weakly_canonical(file).string());
+    return files;
 }
 
 DataStream::DataStream(const std::string& spec, const StreamOptions& options,

@@ -13,6 +13,8 @@
 #include "llmc/core/json.h"
 #include "llmc/data/source.h"
 
+#include <set>
+
 struct PackedRows {
     std::vector<int32_t> tokens, targets, positions, doc_start; // (B*T)
 };
@@ -20,6 +22,9 @@ struct PackedRows {
 // Writes a batch, to see what a model is fed, or to feed another one the same: PATH is a
 // safetensors file of tokens, targets (-100 = none), positions and doc_start, (rows) i32 each.
 void write_rows(const std::string& path, const std::vector<PackedRows>& units);
+
+// The files of a mixture as canonical paths, its embedded sources by name.
+std::set<std::string> mixture_files(const std::string& spec);
 
 struct StreamOptions {
     int64_t context; // T

@@ -8,11 +8,20 @@
 #include <algorithm>
 #include <cmath>
 
-// Empty = none is scored.
-std::string Run::validation_data() const {
-    if (recipe_.real("", "val_fraction") == 0) return "";
-    const std::string& data = recipe_.text("", "val_data");
-    return data.empty() ? recipe_.text("pretrain", "data") : data;
+// What validation reads: files of -val_data that no stage learns as a whole, of other text what
+// val_fraction holds out. Null if nothing is.
+std::unique_ptr<DataStream> Run::validation_stream() const {
+    StreamOptions options = stream_options(recipe_, "pretrain", Split::validation);
+    std::string data = recipe_.text("", "val_data");
+    std::set<std::string> learnt = mixture_files(recipe_.text("pretrain", "data"));
+    learnt.merge(mixture_files(recipe_.text("midtrain", "data")));
+    bool apart = !data.empty();
+    for (const std::string& file : mixture_files(data))
+        apart = apart && file.rfind("embedded:", 0) != 0 && !learnt.contains(file);
+    if (apart) options.val_fraction = 1;
+    if (data.empty()) data = recipe_.text("pretrain", "data");
+    if (options.val_fraction == 0 || data.empty()) return nullptr;
+    return std::make_unique<DataStream>(data, options, tokenizer_);
 }
 
 // Opens the texts that later stages and evaluations will read: a wrong path or a file without
@@ -25,16 +34,13 @@ void Run::check_data() const {
         DataStream(recipe_.text(stage, "data"), stream_options(recipe_, stage, Split::train),
                    tokenizer_);
     }
-    if (!validation_data().empty())
-        DataStream(validation_data(), stream_options(recipe_, "pretrain", Split::validation),
-                   tokenizer_);
+    validation_stream();
 }
 
 // Cross-entropy, entropy and masses of held-out text, on the pre-training distribution.
 void Run::validate(Json& line) {
-    const std::string data = validation_data();
-    if (data.empty()) return;
-    DataStream stream(data, stream_options(recipe_, "pretrain", Split::validation), tokenizer_);
+    const std::unique_ptr<DataStream> stream = validation_stream();
+    if (!stream) return;
     const int64_t context = recipe_.integer("pretrain", "context");
     const int64_t rows = recipe_.integer("", "val_rows");
     const int64_t at_a_time = rows_at_a_time(recipe_, context, rows);
@@ -43,7 +49,7 @@ void Run::validate(Json& line) {
     StatSums sums;
     for (int64_t done = 0, turn = 0; done < rows; done += at_a_time, turn++) {
         PackedRows packed;
-        stream.next_rows(std::min(at_a_time, rows - done), packed);
+        stream->next_rows(std::min(at_a_time, rows - done), packed);
         if (recipe_.integer("", "save_batches") > 0 && comm_.root()) seen.push_back(packed);
         if (turn % comm_.size() != comm_.rank()) continue;
         for (const MicroBatch& micro :
@@ -76,55 +82,62 @@ void Run::evaluate_stage(const std::string& name) {
     log_->end_progress();
     Json line = {{"kind", "eval"}, {"stage", name}, {"global_step", position_.global_step}};
     validate(line);
-    const std::string source = recipe_.text("", "eval_problems");
     std::string said = name + ":";
     if (line.contains("val_ce"))
         said +=
             format(" val CE %.4f, entropy %.4f, %.3f bits per byte", line["val_ce"].get<double>(),
                    line["val_entropy"].get<double>(), line["bits_per_byte"].get<double>());
-    if (!source.empty()) {
-        const ProblemSet set(source, Split::validation, recipe_.real("", "val_fraction"), 0);
-        std::vector<Problem> problems = set.first(recipe_.integer("", "eval_count"));
-        const int samples = int(recipe_.integer("", "eval_samples"));
-        const std::unique_ptr<SampleSource> source = make_source();
-        // A key of its own: the numbers are those of no training step.
-        const SampleSettings settings{recipe_.real("", "eval_temperature"),
-                                      recipe_.real("", "eval_top_p"),
-                                      0,
-                                      int(recipe_.integer("", "eval_new_tokens")),
-                                      {tokenizer_.end_of_text()},
-                                      uint64_t(recipe_.integer("", "seed")),
-                                      ~uint64_t(0)};
-        SampleLog log(comm_, folder_ + "/samples/after_" + name + ".jsonl",
-                      sampling_fingerprint(*model_, settings), SampleLog::Others::removed);
-        if (log.size() > 0) log_->say(format("%zu samples were drawn before", log.size()));
-        const std::vector<Answer> answers =
-            answer_problems(comm_, *source, tokenizer_, problems, samples, 0, settings, {}, log)
-                .answers;
-        log.finish();
-        std::vector<Outcome> outcomes;
-        for (const Answer& a : answers) outcomes.push_back(outcome_of(a));
-        const EvalResult r = summarize_outcomes(problems, outcomes, samples, 0);
-        line["problems"] = r.problems;
-        line["samples"] = r.samples;
-        write_estimate(line, "avg", r.avg);
-        write_estimate(line, "cons", r.cons);
-        for (const auto& [k, value] : r.pass) write_estimate(line, format("pass_%d", k), value);
-        line["answered"] = r.answered;
-        line["finished"] = r.finished;
-        line["answer_length"] = r.mean_length;
-        line["answer_entropy"] = r.entropy;
-        said += format(", Avg@%d %.3f, %.1f tokens", r.samples, r.avg.mean, r.mean_length);
-        log_->say(said);
-        for (size_t i = 0; i < answers.size() && i < size_t(2 * samples); i += size_t(samples)) {
-            std::string text = problems[answers[i].completion.request].prompt + answers[i].text;
-            std::replace(text.begin(), text.end(), '\n', '|');
-            log_->say("  sample: " + text);
-        }
-    } else {
-        log_->say(said);
-    }
+    const std::vector<std::string> shown = answer_held_out(name, line);
+    if (line.contains("avg"))
+        said += format(", Avg@%d %.3f, %.1f tokens", line["samples"].get<int>(),
+                       line["avg"].get<double>(), line["answer_length"].get<double>());
+    log_->say(said);
+    for (const std::string& sample : shown) log_->say("  sample: " + sample);
     log_->metrics(line);
+}
+
+// Held-out problems, graded; returns the first answer to each of the first two of them.
+std::vector<std::string> Run::answer_held_out(const std::string& stage, Json& line) {
+    const std::string problem_source = recipe_.text("", "eval_problems");
+    if (problem_source.empty()) return {};
+    const ProblemSet set(problem_source, Split::validation, recipe_.real("", "val_fraction"), 0);
+    std::vector<Problem> problems = set.first(recipe_.integer("", "eval_count"));
+    const int samples = int(recipe_.integer("", "eval_samples"));
+    const std::unique_ptr<SampleSource> source = make_source();
+    // A key of its own: the numbers are those of no training step.
+    const SampleSettings settings{recipe_.real("", "eval_temperature"),
+                                  recipe_.real("", "eval_top_p"),
+                                  0,
+                                  int(recipe_.integer("", "eval_new_tokens")),
+                                  {tokenizer_.end_of_text()},
+                                  uint64_t(recipe_.integer("", "seed")),
+                                  ~uint64_t(0)};
+    SampleLog log(comm_, folder_ + "/samples/after_" + stage + ".jsonl",
+                  sampling_fingerprint(*model_, settings), SampleLog::Others::removed);
+    if (log.size() > 0) log_->say(format("%zu samples were drawn before", log.size()));
+    const std::vector<Answer> answers =
+        answer_problems(comm_, *source, tokenizer_, problems, samples, 0, settings, {}, log)
+            .answers;
+    log.finish();
+    std::vector<Outcome> outcomes;
+    for (const Answer& a : answers) outcomes.push_back(outcome_of(a));
+    const EvalResult r = summarize_outcomes(problems, outcomes, samples, 0);
+    line["problems"] = r.problems;
+    line["samples"] = r.samples;
+    write_estimate(line, "avg", r.avg);
+    write_estimate(line, "cons", r.cons);
+    for (const auto& [k, value] : r.pass) write_estimate(line, format("pass_%d", k), value);
+    line["answered"] = r.answered;
+    line["finished"] = r.finished;
+    line["answer_length"] = r.mean_length;
+    line["answer_entropy"] = r.entropy;
+    std::vector<std::string> shown;
+    for (size_t i = 0; i < answers.size() && i < size_t(2 * samples); i += size_t(samples)) {
+        std::string text = problems[answers[i].completion.request].prompt + answers[i].text;
+        std::replace(text.begin(), text.end(), '\n', '|');
+        shown.push_back(text);
+    }
+    return shown;
 }
 
 void Run::print_table() const {

@@ -16,46 +16,57 @@ const char* kSynopsis =
     "A key without a stage's name sets every stage that has it; -rl.lr 2e-6 sets one.\n"
     "The same command again resumes the run, or says that it is complete.\n";
 
-const std::vector<Key> kRunKeys = {
-    {"recipe", "run", kWord, "", 0, 0, "file", "recipe to read; empty = the embedded one"},
-    {"name", "run", kWord, "", 0, 0, "",
+// How a run is handled and where it runs, no bit of what it computes: a resumption may change them.
+constexpr const char* kHow = "run (a resumption may change these)";
+constexpr const char* kEngine = "rollout engine (these too)";
+const std::vector<Key> kFreeKeys = {
+    {"recipe", kHow, kWord, "", 0, 0, "file", "recipe to read; empty = the embedded one"},
+    {"name", kHow, kWord, "", 0, 0, "",
      "run folder inside -runs; empty = the recipe and the flags that change it"},
-    {"runs", "run", kWord, "runs", 0, 0, "folder", "where run folders are"},
-    {"stages", "run", kWord, "pretrain,midtrain,rl", 0, 0, "", "stages to run, in order"},
-    {"init", "run", kWord, "", 0, 0, "folder",
-     "Hugging Face checkpoint to start from; empty = random weights"},
-    {"tokenizer", "run", kWord, "", 0, 0, "file",
-     "tokenizer.json with byte-level BPE; empty = that of -init, or bytes"},
-    {"seed", "run", kInt, "1", 0, 1e15, "", "seed of weights, data order and sampling"},
-    {"device", "run", kOneOf, "auto", 0, 0, "",
-     "where to compute: cpu, simt the CUDA kernels on the CPU, ref in double (the oracle)",
-     "auto|cpu|simt|cuda|ref"},
-    {"dtype", "run", kOneOf, "fp32", 0, 0, "",
-     "of the weights that passes read and of activations; bf16: fp32 master weights, sums, "
-     "gradients of weights, statistics and router",
-     "fp32|bf16"},
-    {"threads", "run", kInt, "0", 0, 1024, "threads", "0 = one per core"},
-    {"recompute", "run", kOneOf, "no", 0, 0, "",
+    {"runs", kHow, kWord, "runs", 0, 0, "folder", "where run folders are"},
+    {"stages", kHow, kWord, "pretrain,midtrain,rl", 0, 0, "", "stages to run, in order"},
+    {"threads", kHow, kInt, "0", 0, 1024, "threads", "0 = one per core"},
+    {"recompute", kHow, kOneOf, "no", 0, 0, "",
      "what the backward computes again instead of keeping it, to the same bits; selective: what "
      "is neither product nor attention; yes: whole blocks, the least memory, a second forward",
      "no|selective|yes"},
-    {"loss_rows", "run", kInt, "1024", 1, 1e9, "rows", "rows whose logits exist at a time"},
-    {"pass_rows", "run", kInt, "8192", 1, 1e9, "tokens", "most tokens of one forward and backward"},
-    {"zero", "run", kOneOf, "1", 0, 0, "",
+    {"checkpoint_every", kHow, kInt, "200", 0, 1e12, "steps",
+     "0 = only at the end of a stage and on a signal"},
+    {"keep", kHow, kInt, "2", 1, 1e6, "checkpoints", "newest checkpoints kept"},
+    {"log_every", kHow, kInt, "50", 1, 1e9, "steps", "one log line, when not on a terminal"},
+    {"save_batches", kHow, kInt, "0", 0, 1e12, "steps",
+     "write the packed rows of a text stage's first steps to the run folder's batches/"},
+    {"plan", kHow, kOneOf, "no", 0, 0, "",
+     "print the memory and traffic of a rank and stop, without allocating", "no|yes"},
+    {"plan_ranks", kHow, kInt, "1", 1, 1e6, "ranks", "of how many ranks the plan is"},
+    {"stop_after", kHow, kInt, "0", 0, 1e15, "steps",
+     "save and stop after this many steps of this process; 0 = run to the end"},
+    {"decode_rows", kEngine, kInt, "128", 1, 65536, "sequences", "decoded at a time"},
+    {"page_size", kEngine, kInt, "64", 1, 4096, "tokens", "tokens of one KV cache page"},
+    {"pages", kEngine, kInt, "0", 0, 1e9, "pages",
+     "of the KV cache; 0 = enough for all rows. With fewer the newest samples are preempted"},
+};
+
+const std::vector<Key> kRunKeys = {
+    {"init", "computation", kWord, "", 0, 0, "folder",
+     "Hugging Face checkpoint to start from; empty = random weights"},
+    {"tokenizer", "computation", kWord, "", 0, 0, "file",
+     "tokenizer.json with byte-level BPE; empty = that of -init, or bytes"},
+    {"seed", "computation", kInt, "1", 0, 1e15, "", "seed of weights, data order and sampling"},
+    {"device", "computation", kOneOf, "auto", 0, 0, "",
+     "where to compute: cpu, simt the CUDA kernels on the CPU, ref in double (the oracle)",
+     "auto|cpu|simt|cuda|ref"},
+    {"dtype", "computation", kOneOf, "fp32", 0, 0, "",
+     "of the weights that passes read and of activations; bf16: fp32 master weights, sums, "
+     "gradients of weights, statistics and router",
+     "fp32|bf16"},
+    {"loss_rows", "computation", kInt, "1024", 1, 1e9, "rows", "rows whose logits exist at a time"},
+    {"pass_rows", "computation", kInt, "8192", 1, 1e9, "tokens",
+     "most tokens of one forward and backward"},
+    {"zero", "computation", kOneOf, "1", 0, 0, "",
      "what ranks share out: 1 = Adam's moments, 2 = gradients too: less memory, an exchange for "
      "every pass_rows",
      "1|2"},
-    {"checkpoint_every", "run", kInt, "200", 0, 1e12, "steps",
-     "0 = only at the end of a stage and on a signal"},
-    {"keep", "run", kInt, "2", 1, 1e6, "checkpoints", "newest checkpoints kept"},
-    {"log_every", "run", kInt, "50", 1, 1e9, "steps", "one log line, when not on a terminal"},
-    {"save_batches", "run", kInt, "0", 0, 1e12, "steps",
-     "write the packed rows of a text stage's first steps to the run folder's batches/"},
-    {"plan", "run", kOneOf, "no", 0, 0, "",
-     "print the memory and traffic of a rank and stop, without allocating", "no|yes"},
-    {"plan_ranks", "run", kInt, "1", 1, 1e6, "ranks", "of how many ranks the plan is"},
-    {"stop_after", "run", kInt, "0", 0, 1e15, "steps",
-     "save and stop after this many steps of this process; 0 = run to the end"},
 
     {"model", "model", kWord, "tiny", 0, 0, "",
      "tiny, tiny-moe, demo, demo-moe, 1B, 4B, 5B-A0.3B, 10B-A0.5B"},
@@ -85,14 +96,11 @@ const std::vector<Key> kRunKeys = {
     {"eval_top_p", "evaluation", kReal, "1", 1e-6, 1, "", "mass kept of the distribution; 1 = off"},
     {"eval_temperature", "evaluation", kReal, "1", 0, 100, "", "0 = greedy"},
     {"val_data", "evaluation", kWord, "", 0, 0, "source",
-     "text whose held-out part is scored after every stage; empty = pretrain's data"},
+     "text scored after every stage: files that no stage learns as a whole, of others the held-out "
+     "part; empty = pretrain's data"},
     {"val_fraction", "evaluation", kReal, "0.02", 0, 0.5, "",
-     "share of the text held out; 0 = none is, nor scored"},
+     "share of the text held out; 0 = none"},
     {"val_rows", "evaluation", kInt, "256", 1, 1e9, "rows", "rows of held-out text scored"},
-    {"decode_rows", "evaluation", kInt, "128", 1, 65536, "sequences", "decoded at a time"},
-    {"page_size", "evaluation", kInt, "64", 1, 4096, "tokens", "tokens of one KV cache page"},
-    {"pages", "evaluation", kInt, "0", 0, 1e9, "pages",
-     "of the KV cache; 0 = enough for all rows. With fewer the newest samples are preempted"},
 };
 
 const std::vector<Key> kStageKeys = {
@@ -173,8 +181,10 @@ const std::vector<Key> kStageKeys = {
 } // namespace
 
 KeyTable train_keys() {
-    KeyTable table{kSynopsis, {"pretrain", "midtrain", "rl"}, kRunKeys};
-    table.keys.insert(table.keys.end(), kStageKeys.begin(), kStageKeys.end());
+    KeyTable table{kSynopsis, {"pretrain", "midtrain", "rl"}, kFreeKeys};
+    for (Key& key : table.keys) key.binds = false;
+    for (const auto& keys : {kRunKeys, kStageKeys})
+        table.keys.insert(table.keys.end(), keys.begin(), keys.end());
     return table;
 }
 

@@ -23,24 +23,14 @@ volatile std::sig_atomic_t stop_requested = 0;
 
 namespace {
 
-// Keys that do not change what is computed: they may differ between a run and its resumption.
-const std::vector<std::string> kFreeKeys = {
-    "recipe",           "name",      "runs",       "stages",    "threads", "keep",
-    "checkpoint_every", "log_every", "stop_after", "recompute", "plan",    "plan_ranks",
-    "save_batches"};
-
-bool is_free_key(const std::string& name) {
-    return std::find(kFreeKeys.begin(), kFreeKeys.end(), name) != kFreeKeys.end();
-}
-
-// The lines of a resolved recipe that count.
-std::vector<std::string> binding_lines(const std::string& resolved) {
+// The lines of a resolved recipe that a resumption must repeat.
+std::vector<std::string> binding_lines(const Recipe& recipe, const std::string& resolved) {
     std::vector<std::string> lines;
     std::string section;
     for (const std::string& line : split_text(resolved, '\n')) {
         if (!line.empty() && line[0] == '[') section = line + " ";
         const std::string key = trim_text(line.substr(0, line.find('=')));
-        if (!key.empty() && line[0] != '[' && !is_free_key(key)) lines.push_back(section + line);
+        if (!key.empty() && line[0] != '[' && recipe.binds(key)) lines.push_back(section + line);
     }
     return lines;
 }
@@ -63,7 +53,7 @@ std::string run_name(const Recipe& recipe) {
     name = name.substr(name.find_last_of('/') + 1);
     name = name.substr(0, name.rfind('.'));
     for (const auto& [key, value] : recipe.flags())
-        if (!is_free_key(key)) name += "_" + key + "=" + value;
+        if (recipe.binds(key)) name += "_" + key + "=" + value;
     for (char& c : name)
         if (!std::isalnum(static_cast<unsigned char>(c)) && !std::strchr("._=-+", c)) c = '-';
     if (name.size() > 120)
@@ -114,8 +104,8 @@ void Run::check_recipe() {
     const std::string path = folder_ + "/recipe.ini", now = recipe_.resolved();
     // A start that failed before its first checkpoint binds nobody.
     if (path_exists(path) && !list_directory(folder_ + "/ckpt").empty()) {
-        const std::vector<std::string> before = binding_lines(read_file(path)),
-                                       lines = binding_lines(now);
+        const std::vector<std::string> before = binding_lines(recipe_, read_file(path)),
+                                       lines = binding_lines(recipe_, now);
         for (size_t i = 0; i < std::max(before.size(), lines.size()); i++) {
             const std::string was = i < before.size() ? before[i] : "nothing";
             const std::string is = i < lines.size() ? lines[i] : "nothing";

@@ -39,12 +39,14 @@ class Run {
     void train_step(Stage& stage);
     StatSums sum_gradients(const Stage& stage, const StageBatch& batch);
     void balance_experts(const Stage& stage, bool learnt, Json& line);
-    void save(bool stage_end);
-    void evaluate_stage(const std::string& name); // evaluation.cpp
-    void validate(Json& line);
     bool saves_routing(const Stage& stage) const;
+    void save(bool stage_end);
+    // evaluation.cpp
     void check_data() const;
-    std::string validation_data() const;
+    std::unique_ptr<DataStream> validation_stream() const;
+    void evaluate_stage(const std::string& name);
+    void validate(Json& line);
+    std::vector<std::string> answer_held_out(const std::string& stage, Json& line);
     void print_table() const;
 
     const Recipe recipe_;

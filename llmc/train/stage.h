@@ -1,4 +1,4 @@
-// A stage is data, weights of rows and a schedule; the loop (loop.cpp) is one for all three.
+// A stage is data, weights of rows and a schedule; the loop (run.cpp) is one for all three.
 #pragma once
 #include "llmc/core/recipe.h"
 #include "llmc/data/stream.h"
