@@ -29,8 +29,8 @@ class BufferPool {
 // ops from the same values: no bit changes. Named as the values of the key -recompute.
 enum class Recompute {
     no,        // everything
-    selective, // results of products, attention and routing, not what element-wise ops make of them:
-               // much memory for little arithmetic, as in Korthikanti et al., arXiv 2205.05198
+    selective, // results of products, attention and routing, not what element-wise ops make of
+               // them: much memory, little arithmetic; Korthikanti et al., arXiv 2205.05198
     yes,       // the stream that enters
 };
 

@@ -24,11 +24,11 @@ struct PassSettings {
 
 // Tensors that are never in use at the same time share memory. In place of
 //
-//                          forward        loss          backward of a block above l   of l and below
-//   logits                 not kept       logits        not kept, BlockGrads          the same
-//   gradients of block l   kept of l + 1  kept of l + 1 kept of l + 1                 gradients
+//                          forward        loss           backward above l       of l and below
+//   logits                 not kept       logits         not kept, BlockGrads   the same
+//   gradients of block l   kept of l + 1  kept of l + 1  kept of l + 1          gradients
 //
-// there is what a block keeps of its activations or does not (Recompute); above the last block comes
+// lies what a block keeps of its activations or does not (Recompute); above the last block comes
 // the final norm. The second line: where a step has one micro-batch and gradients are whole.
 class TrainPass {
   public:

@@ -54,7 +54,7 @@ class MicroBatchViews {
 // experts (L, rows, K) i32. For who wants to see a routing, or to repeat it elsewhere.
 class SavedRouting {
   public:
-    // Behind the forward of a micro-batch; not with recompute yes, which keeps one block's at a time.
+    // Behind the forward of a micro-batch; not with recompute yes: one block's are kept at a time.
     void add(Ctx& ctx, const TrainPass& pass, const ModelConfig& config, const MicroBatch& micro);
     void write(const std::string& path) const;
 

@@ -203,8 +203,10 @@ std::string plan_text(const CtxSettings& on, const RunShape& shape, Comm& comm) 
                               : "");
     segment(Segment::optimizer, ranks > 1 ? "Adam's moments, sharded" : "Adam's moments");
     const char* const again[] = {"", ", element-wise ops recomputed", ", blocks recomputed"};
+    const bool lent = shape.pass.one_micro_batch && !shape.pass.shards;
     segment(Segment::activations,
-            format("%ld rows a pass%s", long(shape.pass.rows), again[int(shape.pass.recompute)]));
+            format("%ld rows a pass%s%s", long(shape.pass.rows), again[int(shape.pass.recompute)],
+                   lent ? ", beside those in place of gradients" : ""));
     segment(Segment::logits,
             format("%ld rows at a time", long(std::min(shape.pass.rows, shape.pass.loss_rows))));
     segment(Segment::scratch, "of the largest product or attention");
