@@ -1,13 +1,17 @@
 #!/usr/bin/env python3
 """Prints the README's tables from the runs of scripts/experiment.sh.
 
-    scripts/prior_table.py [RUNS_FOLDER]
+    scripts/prior_table.py [RECIPE.ini] [-runs FOLDER]
 """
+import argparse
 import json
 import pathlib
-import sys
 
-root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("recipe", nargs="?", default="embedded.ini")
+parser.add_argument("-runs", default="runs")
+arguments = parser.parse_args()
+root, recipe = pathlib.Path(arguments.runs), pathlib.Path(arguments.recipe).stem
 
 
 def evaluation(name, stage):
@@ -22,11 +26,13 @@ def evaluation(name, stage):
 
 
 def rl_table():
+    if evaluation(f"{recipe}_seed=1", "rl") is None:
+        return
     print("| seed | Avg@16 pretrain | midtrain | rl | held-out error removed by RL | Pass@8 midtrain | rl |")
     print("|---|---|---|---|---|---|---|")
     enough = total = 0
     for seed in range(1, 6):
-        stages = [evaluation(f"embedded_seed={seed}", stage) for stage in ("pretrain", "midtrain", "rl")]
+        stages = [evaluation(f"{recipe}_seed={seed}", stage) for stage in ("pretrain", "midtrain", "rl")]
         if None in stages:
             continue
         pre, mid, rl = stages
@@ -38,31 +44,34 @@ def rl_table():
     print(f"\nHalf or more of the error is removed in {enough} of {total} seeds.\n")
 
 
+PRIORS = (("beta -0.25", "beta=-0.25_"), ("beta 0", ""), ("beta 0.5", "beta=0.5_"),
+          ("lambda_tail -0.1", "lambda_tail=-0.1_"), ("lambda_head 0.1", "lambda_head=0.1_"))
+SEEDS = (1, 2, 3)
+
+
 def prior_table():
-    print("| prior | seed | val CE | val entropy | head mass | tail mass | Avg@16 |")
-    print("|---|---|---|---|---|---|---|")
-    found = {}
-    for prior, name in (("beta -0.25", "beta=-0.25_"), ("beta 0", ""), ("beta 0.5", "beta=0.5_"),
-                        ("lambda_tail -0.1", "lambda_tail=-0.1_"), ("lambda_head 0.1", "lambda_head=0.1_")):
-        for seed in (1, 2, 3):
-            e = evaluation(f"embedded_{name}seed={seed}", "pretrain")
-            if e is None:
-                continue
-            found[prior, seed] = e
-            print(f"| {prior} | {seed} | {e['val_ce']:.4f} | {e['val_entropy']:.4f} | {e['val_head_mass']:.4f} | "
-                  f"{e['val_tail_mass']:.2e} | {e['avg']:.3f} |")
+    found = {(prior, seed): evaluation(f"{recipe}_{name}seed={seed}", "pretrain") for prior, name in PRIORS for seed in SEEDS}
+    found = {key: value for key, value in found.items() if value is not None}
+    columns = [("val CE", "val_ce", ".4f"), ("val entropy", "val_entropy", ".4f"), ("head mass", "val_head_mass", ".4f"),
+               ("tail mass", "val_tail_mass", ".3g"), ("Avg@16", "avg", ".3f")]
+    columns = [column for column in columns if all(column[1] in entry for entry in found.values())]
+    print("| prior | " + " | ".join(title for title, _, _ in columns) + " |")
+    print("|---" * (1 + len(columns)) + "|")
+    for prior, _ in PRIORS:
+        cells = [" ".join(format(found[prior, seed][key], form) for seed in SEEDS if (prior, seed) in found)
+                 for _, key, form in columns]
+        print(f"| {prior} | " + " | ".join(cells) + " |")
     print()
-    for seed in (1, 2, 3):
-        runs = [found.get((prior, seed)) for prior in ("beta -0.25", "beta 0", "beta 0.5")]
-        if None not in runs:
-            entropies, losses = [e["val_entropy"] for e in runs], [e["val_ce"] for e in runs]
-            print(f"seed {seed}: entropies {'ordered' if sorted(entropies) == entropies else 'NOT ordered'}, "
-                  f"cross-entropies within {max(losses) / min(losses) - 1:.1%}", end="")
-            base, tail, head = runs[1], found.get(("lambda_tail -0.1", seed)), found.get(("lambda_head 0.1", seed))
-            if tail and head:
-                print(f"; tail mass x {tail['val_tail_mass'] / base['val_tail_mass']:.3f} with lambda_tail -0.1, "
-                      f"head mass x {head['val_head_mass'] / base['val_head_mass']:.2f} with lambda_head 0.1", end="")
-            print()
+    for seed in SEEDS:
+        runs = [found.get((prior, seed)) for prior, _ in PRIORS]
+        if None in runs:
+            continue
+        sharp, base, flat, tail, head = runs
+        entropies, losses = [e["val_entropy"] for e in (sharp, base, flat)], [e["val_ce"] for e in (sharp, base, flat)]
+        print(f"seed {seed}: entropies {'ordered' if sorted(entropies) == entropies else 'NOT ordered'} by beta, "
+              f"cross-entropies within {max(losses) / min(losses) - 1:.1%}; "
+              f"tail mass x {tail['val_tail_mass'] / base['val_tail_mass']:.3f} with lambda_tail -0.1, "
+              f"head mass x {head['val_head_mass'] / base['val_head_mass']:.3f} with lambda_head 0.1")
 
 
 rl_table()
