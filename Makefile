@@ -212,10 +212,10 @@ $(BUILD)/ladder_$(LADDER): $(BUILD)/traced/dev/cuda/$(LADDER)/ladder.cu.o $(LIBR
 	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
 $(BUILD)/cuda/ladder_$(LADDER).o: dev/cuda/$(LADDER)/ladder.cu
 	@mkdir -p $(dir $@)
-	$(NVCC) -arch=sm_$(firstword $(CUDA_ARCHS)) -std=c++20 -O3 -I. $(if $(filter 1,$(CUDA)),-DPRIOR_CUDA) -MMD -MP -c $< -o $@
+	$(NVCC) -arch=sm_$(firstword $(CUDA_ARCHS)) -std=c++20 -O3 -I. -DPRIOR_CUDA -MMD -MP -c $< -o $@
 $(BUILD)/ladder_$(LADDER)_cuda: $(BUILD)/cuda/ladder_$(LADDER).o $(LIBRARY)
-	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS) -L$(dir $(NVCC))../lib64 -lcudart_static -ldl -lrt
-ladder: $(BUILD)/ladder_$(LADDER) $(if $(NVCC),$(BUILD)/ladder_$(LADDER)_cuda)
+	$(CXX) $(ALL_CXXFLAGS) $^ -o $@ $(LDLIBS)
+ladder: $(BUILD)/ladder_$(LADDER) $(if $(filter 1,$(CUDA)),$(BUILD)/ladder_$(LADDER)_cuda)
 
 lint:
 	@python3 scripts/lint.py

@@ -44,7 +44,7 @@ class Ladder {
     static constexpr bool kGpu = false;
 #endif
 
-    Ladder() : ctx_(Backend::simt, 1) { header(); }
+    Ladder() { header(); }
 
     // Memory that host and kernels read, from a multiple of 256 bytes, known by its name.
     View make(const char* name, Dtype dtype, int64_t n0, int64_t n1) {
@@ -85,7 +85,7 @@ class Ladder {
   private:
     void header() {
         std::printf(
-            kGpu ? "| version              |       us |      p20 |      p80 |   GB/s | % of copy "
+            kGpu ? "| version              |       us |      p20 |      p80 |   GB/s | %% of copy "
                    "| TFLOP/s |    error |\n"
                    "|----------------------|---------:|---------:|---------:|-------:|----------:"
                    "|--------:|---------:|\n"
@@ -101,11 +101,12 @@ class Ladder {
         return memory;
     }
     std::string counted(const Work&, const std::function<void(Ctx&)>&) { return ""; }
+    cudaStream_t stream() const { return static_cast<cudaStream_t>(ctx_.cuda->stream); }
     void restore() {
         for (const Kept& kept : kept_)
-            cuda_check(
-                cudaMemcpyAsync(kept.view.data, kept.copy, kept.view.bytes(), cudaMemcpyDefault),
-                "cudaMemcpyAsync");
+            cuda_check(cudaMemcpyAsync(kept.view.data, kept.copy, kept.view.bytes(),
+                                       cudaMemcpyDefault, stream()),
+                       "cudaMemcpyAsync");
     }
     void wait() { cuda_check(cudaDeviceSynchronize(), "cudaDeviceSynchronize"); }
 
@@ -122,10 +123,11 @@ class Ladder {
         std::vector<float> times(kTimes);
         for (int i = -kWarm; i < kTimes; i++) {
             restore();
-            ladder_read_kernel<<<1024, 256>>>(sink, flush, int(kFlushBytes / sizeof(unsigned)));
-            cuda_check(cudaEventRecord(begin), "cudaEventRecord");
+            ladder_read_kernel<<<1024, 256, 0, stream()>>>(sink, flush,
+                                                           int(kFlushBytes / sizeof(unsigned)));
+            cuda_check(cudaEventRecord(begin, stream()), "cudaEventRecord");
             run();
-            cuda_check(cudaEventRecord(end), "cudaEventRecord");
+            cuda_check(cudaEventRecord(end, stream()), "cudaEventRecord");
             cuda_check(cudaEventSynchronize(end), "cudaEventSynchronize");
             if (i >= 0)
                 cuda_check(cudaEventElapsedTime(&times[size_t(i)], begin, end),
@@ -142,7 +144,7 @@ class Ladder {
             cuda_check(cudaMalloc(&from, half), "cudaMalloc");
             cuda_check(cudaMalloc(&to, half), "cudaMalloc");
             copy_ms_ = times_of([&] {
-                cuda_check(cudaMemcpyAsync(to, from, half, cudaMemcpyDeviceToDevice),
+                cuda_check(cudaMemcpyAsync(to, from, half, cudaMemcpyDeviceToDevice, stream()),
                            "cudaMemcpyAsync");
             })[50];
             cuda_check(cudaFree(from), "cudaFree");
@@ -154,12 +156,14 @@ class Ladder {
                       times[80] * 1e3, work.floor_bytes / s * 1e-9, 100 * copy_ms_ / times[50],
                       work.flops / s * 1e-12);
     }
+    Ctx ctx_{CtxSettings{Backend::cuda, 1, false}, 0};
     static constexpr size_t kFlushBytes = size_t(256) << 20;
     double copy_ms_ = 0;
 #else
-    void* allocate(size_t bytes) {
+    Ctx ctx_{Backend::simt, 1};
+    void* allocate(size_t bytes) { // for the program's life
         return std::aligned_alloc(256, bytes);
-    } // for the program's life
+    }
     void restore() {
         for (const Kept& kept : kept_) std::memcpy(kept.view.data, kept.copy, kept.view.bytes());
     }
@@ -189,7 +193,6 @@ class Ladder {
         void* copy;
     };
 
-    Ctx ctx_;
     std::vector<View> buffers_;
     std::vector<Kept> kept_;
     bool failed_ = false;
