@@ -70,6 +70,7 @@ SortedJson json_parse_unique(const std::string& text, const std::string& what) {
 }
 
 std::string field_names(const Json& object) {
+    if (!object.is_object()) return std::string("no object but ") + object.type_name();
     std::string names;
     size_t shown = 0;
     for (const auto& [name, value] : object.items()) {
