@@ -225,7 +225,8 @@ std::string Utf8Stream::finish() {
 
 std::string printable_text(std::string_view bytes) {
     Utf8Stream stream;
-    const std::string text = stream.push(bytes) + stream.finish();
+    std::string text = stream.push(bytes);
+    text += stream.finish();
     std::string out;
     for (size_t at = 0; at < text.size();) {
         const Utf8Char c = first_char(std::string_view(text).substr(at));
