@@ -228,7 +228,8 @@ int score(const Recipe& recipe, Comm& comm, const Words& files) {
             const std::string where = format("%s:%d", path.c_str(), number);
             const Json row = json_parse(line, where);
             if (!row.is_object() || !row.contains("text") || !row["text"].is_string())
-                fatal(where + ": nothing to score", "a line is an object with \"text\"");
+                fatal(where + ": nothing to score, found " + field_names(row),
+                      "a line is an object with \"text\"");
             add(row.value("id", Json(number)), row["text"].get<std::string>());
         }
     }
@@ -295,8 +296,10 @@ int export_model(const Recipe& recipe, Comm& comm, const Words& words) {
                               uint64_t(recipe.integer("", "shard_bytes"))};
     const uint64_t bytes = export_checkpoint(folder, checkpoint_tokenizer(recipe, folder),
                                              recipe.text("", "out"), format);
-    std::fprintf(stderr, "%s: weights of %.3f GB in %s, from %s\n", recipe.text("", "out").c_str(),
-                 double(bytes) / 1e9, dtype_name(format.dtype), folder.c_str());
+    const bool large = bytes >= 1'000'000'000;
+    std::fprintf(stderr, "%s: weights of %.3f %s in %s, from %s\n", recipe.text("", "out").c_str(),
+                 double(bytes) / (large ? 1e9 : 1e6), large ? "GB" : "MB", dtype_name(format.dtype),
+                 folder.c_str());
     return 0;
 }
 

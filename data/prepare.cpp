@@ -109,6 +109,12 @@ int prepare_main(int argc, char** argv) {
                 long(totals.documents[1]), long(totals.tokens[1]));
     if (settings.skip_bad_lines) std::printf("; %ld bad lines skipped", long(totals.bad_lines));
     std::printf("\n");
+    if (totals.documents[1] == 0 && settings.val_fraction > 0)
+        std::fprintf(stderr,
+                     "note: no document's hash falls into val_fraction %g; a larger one holds out "
+                     "more, or train "
+                     "with -val_fraction 0 or -val_data FILE\n",
+                     settings.val_fraction);
     return 0;
 }
 

@@ -6,7 +6,10 @@ set -eu
 cd "$(dirname "$0")/.."
 
 sh scripts/setup.sh
-make -s train rollout
+if ! make -q train rollout >/dev/null 2>&1; then
+    echo "building ./train and ./rollout, some minutes the first time"
+    make -s train rollout
+fi
 ./train "$@"
 run=runs/latest # the link ./train sets
 python3 scripts/report.py "$run" -o report.html

@@ -20,14 +20,15 @@ done
 sudo=""
 if [ "$(id -u)" -ne 0 ]; then
     if ! command -v sudo >/dev/null 2>&1; then
-        echo "setup: missing:$missing" >&2
-        echo "setup: run as root, or install sudo, or install these packages by hand" >&2
+        echo "setup: not root, and no sudo. As root, once:" >&2
+        echo "    apt-get update && apt-get install -y --no-install-recommends$missing" >&2
         exit 1
     fi
     sudo=sudo
 fi
 echo "setup: installing$missing"
-export DEBIAN_FRONTEND=noninteractive
 $sudo apt-get update -qq
+# Without a terminal, and without apt-utils in a bare system: neither is worth a message.
 # shellcheck disable=SC2086
-$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+$sudo env DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes \
+    apt-get install -y -qq -o Dpkg::Use-Pty=0 --no-install-recommends $missing >/dev/null

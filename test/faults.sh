@@ -52,13 +52,17 @@ expect 1 'numbers.shard: byte 666: token 257, the vocabulary is 257' "a token be
     text_of test/data/numbers.shard
 head -c 40 "$work/text.jsonl" >"$work/cut.jsonl"
 expect 1 'cut.jsonl:2' "JSONL that ends in the middle of a line" text_of "$work/cut.jsonl"
+rm -rf "$work/bad"
+mkdir -p "$work/bad/lock"
+expect 1 'cannot write .*bad/lock' "a run folder that cannot be written is no other process" train -stages pretrain -pretrain.steps 1
+rm -rf "$work/bad"
 expect 1 'none.txt' "text of a later stage that is not there" train -pretrain.steps 3 -midtrain.data "$work/none.txt"
-expect 1 'empty.txt has no training text' "and such as is empty" train -pretrain.steps 3 -midtrain.data "$work/empty.txt"
-expect 1 'text.jsonl has no validation text' "too little held-out text" train -stages pretrain -pretrain.steps 3 \
+expect 1 'empty.txt: expected documents, found none' "and such as is empty" train -pretrain.steps 3 -midtrain.data "$work/empty.txt"
+expect 1 'text.jsonl: none of its .* documents is held out for validation' "too little held-out text" train -stages pretrain -pretrain.steps 3 \
     -pretrain.data "$work/text.jsonl" -val_data "$work/./text.jsonl" -val_fraction 0.0001
 check "before the first step" [ ! -s "$work/bad/metrics.jsonl" ]
 printf '{"text": ""}\n' >"$work/hollow.jsonl"
-expect 1 'hollow.jsonl has no training text' "nothing but texts without a character" text_of "$work/hollow.jsonl"
+expect 1 'hollow.jsonl: expected documents, found none' "nothing but texts without a character" text_of "$work/hollow.jsonl"
 printf '{"text": "some"}\n{"text": ""}\n{"text": "more"}\n{"text": ""}\n' >"$work/gaps.jsonl"
 text_of "$work/gaps.jsonl" >"$work/out" 2>&1
 check "between others they are left out" [ $? -eq 0 ]

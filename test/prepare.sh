@@ -50,6 +50,8 @@ check "a bad line stops it" sh -c "! data/prepare -out '$work/bad' '$work/bad.js
 check "with its file and byte" grep -q 'bad.jsonl: line at byte' "$work/out"
 check "or is skipped and counted" prepare skipped "$work/bad.jsonl" -bad_lines skip
 check "one of them" grep -q '1 bad lines' "$work/out"
+data/prepare -out "$work/few" -val_fraction 0.000001 "$work/qa.jsonl" -prompt_field q -field a >"$work/out" 2>&1
+check "a corpus of which nothing is held out says so" grep -q "no document's hash falls into val_fraction 1e-06" "$work/out"
 printf '\n' >"$work/empty.jsonl"
 check "no document at all is an error" sh -c "! data/prepare -out '$work/hollow' '$work/empty.jsonl' >'$work/out' 2>&1 && grep -q 'not one document' '$work/out'"
 check "prompts and answers" prepare qa "$work/qa.jsonl" -prompt_field q -field a

@@ -183,13 +183,44 @@ TEST_CASE("data: a long text is cut without losing or doubling a byte", "[data]"
     CHECK(joined.substr(border) == text.substr(border + 1));
 }
 
+TEST_CASE("data: a long text without line ends has a held-out part too", "[data]") {
+    Folder folder;
+    std::string text;
+    for (int i = 0; i < 3000; i++) text += "vers\u00e9 " + std::to_string(i) + " ";
+    for (const std::string end : {"", "\n"}) {
+        const std::string path =
+            folder.file("line" + std::to_string(end.size()) + ".txt", text + end);
+        const auto held = open_source(path, kTokenizer, Split::validation, 0.1, 1);
+        std::string joined;
+        for (int64_t i = 0; i < held->size(); i++) {
+            const Document d = held->document(i);
+            joined += kTokenizer.decode({d.tokens.begin(), d.tokens.end() - (d.continues ? 1 : 0)},
+                                        Specials::skip);
+        }
+        const std::string whole = text + end;
+        CHECK(joined == whole.substr(whole.size() - joined.size()));
+        CHECK(double(joined.size()) == Approx(0.1 * double(whole.size())).margin(2));
+        CHECK((joined[0] & 0xC0) != 0x80); // not inside a character
+    }
+}
+
+TEST_CASE("data: where nothing is held out the message says of how many", "[data]") {
+    Folder folder;
+    const std::string path = folder.file("few.jsonl", "{\"text\": \"a\"}\n{\"text\": \"b\"}\n");
+    const std::string message =
+        message_of([&] { open_source(path, kTokenizer, Split::validation, 1e-9, 1); });
+    CHECK(contains(message, "few.jsonl: none of its 2 documents is held out for validation"));
+    CHECK(contains(message_of([&] { open_source(path, kTokenizer, Split::train, 1, 1); }),
+                   "all of its 2 documents are held out"));
+}
+
 TEST_CASE("data: pieces of several bytes a token end at characters and lead to the next",
           "[data]") {
     Folder folder;
     std::string text;
     for (int i = 0; i < 9000; i++) text += "\u00e9t\u00e9 "; // one line
     const Tokenizer tokenizer("test/golden/bpe/tokenizer.json");
-    const auto source = open_source(folder.file("a.txt", text), tokenizer, Split::train, 0.1, 1);
+    const auto source = open_source(folder.file("a.txt", text), tokenizer, Split::train, 0, 1);
     REQUIRE(source->size() > 5);
     std::string joined;
     for (int64_t i = 0; i < source->size(); i++) {
@@ -393,8 +424,9 @@ TEST_CASE("data: every bad input is one message with its place", "[data]") {
     CHECK(contains(open("embedded:arithmetic:flaw=2"), "bad part"));
     CHECK(contains(open("embedded:sentences*0"), "expected a weight > 0"));
     CHECK(contains(open(""), "names no source"));
-    CHECK(contains(open(folder.file("empty.txt", "")), "no training text"));
-    CHECK(contains(open(folder.file("mark.txt", "\xef\xbb\xbf")), "no training text"));
+    CHECK(contains(open(folder.file("empty.txt", "")), "expected documents, found none"));
+    CHECK(
+        contains(open(folder.file("mark.txt", "\xef\xbb\xbf")), "expected documents, found none"));
     CHECK(contains(open(folder.file("wide.txt", std::string("\xff\xfeh\0i\0", 6))),
                    "wide.txt: expected UTF-8, found the mark of UTF-16 at byte 0"));
     CHECK(contains(open(folder.file("x.parquet", "PAR1")),
@@ -402,13 +434,18 @@ TEST_CASE("data: every bad input is one message with its place", "[data]") {
     CHECK(contains(open(folder.file("a.jsonl", "{\"text\": \"x\"}\n{\"text\"\n")), "a.jsonl:2"));
     CHECK(contains(open(folder.file("b.jsonl", "[1]\n")), "b.jsonl:1: expected a JSON object"));
     CHECK(contains(open(folder.file("c.jsonl", "{\"body\": \"x\"}\n")),
-                   "c.jsonl:1: expected \"text\""));
+                   "c.jsonl:1: expected \"text\", or \"question\"/\"prompt\" with \"answer\", "
+                   "found \"body\""));
+    CHECK(contains(open(folder.file("c2.jsonl", "{\"prompt\": \"x\", \"completion\": \"y\"}\n")),
+                   "with \"answer\", found \"prompt\", \"completion\""));
+    CHECK(contains(open(folder.file("c3.jsonl", "{}\n")), "found no field"));
     CHECK(contains(open(folder.file("d.jsonl", "{\"text\": [1]}\n")), "expected a string"));
     CHECK(contains(message_of([&] {
                        ProblemSet(folder.file("e.jsonl", "{\"text\": \"x\"}\n"), Split::train, 0,
                                   1);
                    }),
-                   "e.jsonl:1: expected a problem"));
+                   "e.jsonl:1: expected a problem with \"question\" or \"prompt\" and \"answer\", "
+                   "found \"text\""));
 }
 
 TEST_CASE("data: a mark of UTF-8 is no part of a text", "[data]") {
@@ -434,7 +471,8 @@ TEST_CASE("data: a text without a character is left out and counted", "[data]") 
     CHECK(some.left_out() == with + ": 2 empty texts left out");
     CHECK(none.left_out().empty());
     const std::string only = folder.file("only.jsonl", "{\"text\": \"\"}\n");
-    CHECK(contains(message_of([&] { DataStream(only, options, kTokenizer); }), "no training text"));
+    CHECK(contains(message_of([&] { DataStream(only, options, kTokenizer); }),
+                   "expected documents, found none"));
     CHECK(contains(message_of([&] {
                        DataStream(folder.file("f.jsonl", "{\"question\": \"\"}\n"), options,
                                   kTokenizer);

@@ -113,4 +113,23 @@ TEST_CASE("recipe: every fault is one message with place and remedy", "[recipe]"
     CHECK(flags({"-lrr", "1"}) == "unknown flag -lrr");
     CHECK(flags({"-lr"}) == "flag -lr has no value");
     CHECK(flags({"-l", "1"}) == "unknown flag -l");
+    CHECK(text("\xef\xbb\xbfseed = 1\r\n[rl]\r\nsede = 2\r\n") == "r.ini:3: unknown key sede");
+}
+
+TEST_CASE("recipe: a wrong key's hint names the one that was meant", "[recipe]") {
+    const auto hint = [](const std::string& flag) {
+        const KeyTable table = small_table();
+        Recipe r(table);
+        try {
+            r.read_arguments({"-" + flag, "1"});
+        } catch (const UserError& error) {
+            return error.hint;
+        }
+        return std::string();
+    };
+    CHECK(hint("lrr") == "did you mean lr? -h lists every key");
+    CHECK(hint("group_size") == "did you mean group? -h lists every key"); // by its words
+    CHECK(hint("learning_rate") == "did you mean lr? -h lists every key"); // by its help
+    CHECK(hint("something_else") == "-h lists every key");
+    CHECK(hint("tune.lr") == "before the dot stands one of pretrain, rl");
 }

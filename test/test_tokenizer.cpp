@@ -4,6 +4,7 @@
 #include "llmc/core/file.h"
 #include "llmc/core/json.h"
 #include "llmc/core/rng.h"
+#include "llmc/core/unicode.h"
 #include "llmc/data/merges.h"
 #include "llmc/data/tokenize_lines.h"
 #include "llmc/data/tokenizer.h"
@@ -280,6 +281,14 @@ static void encode_hostile_texts(size_t size) {
             again == (text[0] == marks[0] && text[1] == marks[1] ? to_nfc(text) : text);
         CHECK(same);
     }
+}
+
+TEST_CASE("tokenizer: sampled bytes are shown as UTF-8 without controls", "[tokenizer]") {
+    CHECK(printable_text("a\tb\nc \u00e9\U0001F600") == "a\tb\nc \u00e9\U0001F600");
+    CHECK(printable_text("\x1b[2J\r\x7f") == "\u241b[2J\u240d\u2421");
+    CHECK(printable_text(std::string("\0", 1)) == "\u2400");
+    CHECK(printable_text("\xff\xe2\x82") == "\uFFFD\uFFFD");
+    CHECK(printable_text("\xc2\x9b") == "\uFFFD"); // CSI in one byte
 }
 
 TEST_CASE("tokenizer: hostile texts take linear time", "[tokenizer]") {

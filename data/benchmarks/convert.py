@@ -32,6 +32,14 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 def read_rows(path):
     """Rows of a published file as dictionaries."""
     name = str(path)
+    try:
+        return rows_of(path, name)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:  # pyarrow's own is an OSError or ValueError
+        sys.exit(f"{path}: {getattr(error, 'strerror', None) or error}; expected the benchmark's published file: "
+                 ".jsonl, .json, .csv or .parquet")
+
+
+def rows_of(path, name):
     if name.endswith(".parquet"):
         try:
             import pyarrow.parquet as parquet

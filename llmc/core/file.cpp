@@ -19,11 +19,14 @@ namespace {
 [[noreturn]] void io_error(const char* what, const std::string& path) {
     int code = errno;
     const char* hint = code == ENOSPC || code == EDQUOT || code == EFBIG
-                           ? "free some space or choose another -run folder; what was complete "
+                           ? "free some space or choose another folder; what was complete "
                              "before is untouched"
-                       : code == ENOENT ? "check the path"
-                       : code == EACCES ? "check the permissions"
-                                        : "";
+                       : code == ENOENT  ? "check the path"
+                       : code == ENOTDIR ? "a part of the path is a file; check the path"
+                       : code == EISDIR  ? "give a file in it"
+                       : code == EACCES || code == EPERM ? "check the permissions"
+                       : code == EROFS ? "this file system is read-only; choose another folder"
+                                       : "";
     fatal(format("%s %s: %s", what, path.c_str(), std::strerror(code)), hint);
 }
 } // namespace

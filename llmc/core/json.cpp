@@ -69,6 +69,18 @@ SortedJson json_parse_unique(const std::string& text, const std::string& what) {
     return json;
 }
 
+std::string field_names(const Json& object) {
+    if (!object.is_object()) return std::string("no object but ") + object.type_name();
+    std::string names;
+    size_t shown = 0;
+    for (const auto& [name, value] : object.items()) {
+        if (shown++ == 8) return names + ", ...";
+        names += (names.empty() ? "" : ", ") +
+                 Json(name).dump(-1, ' ', false, Json::error_handler_t::replace);
+    }
+    return names.empty() ? "no field" : names;
+}
+
 std::string json_line(const Json& value) {
     return value.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }

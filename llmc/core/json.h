@@ -14,6 +14,10 @@ SortedJson json_parse_sorted(const std::string& text, const std::string& what);
 // The same where every key of the outer object must be there once; a second one is fatal().
 SortedJson json_parse_unique(const std::string& text, const std::string& what);
 
+// The names of an object's fields for a message: `"a", "b"`; the first few; in words if there is
+// none or `object` is another kind of value.
+std::string field_names(const Json& object);
+
 // One line of a JSONL file, with its newline. Sampled bytes need not be UTF-8: what is not is
 // replaced by U+FFFD.
 std::string json_line(const Json& value);

@@ -105,15 +105,38 @@ int Recipe::find_section(const std::string& name) const {
     return -1;
 }
 
+// What other programs call batch_size, max_tokens or learning_rate is found by words: those of one
+// name are all in the other, or the key's help has them.
 std::string Recipe::unknown_key_hint(const std::string& name) const {
-    const char* best = "";
-    int distance = 1000;
-    for (const Key& key : table_.keys) {
-        int d = edit_distance(name, key.name);
-        if (d < distance) distance = d, best = key.name;
+    const size_t dot = name.find('.');
+    if (dot != std::string::npos && find_key(name.substr(dot + 1)) >= 0) {
+        std::string sections;
+        for (const std::string& section : table_.sections)
+            sections += (sections.empty() ? "" : ", ") + section;
+        return "before the dot stands one of " + (sections.empty() ? "none" : sections);
     }
-    std::string near = distance <= 3 ? format("did you mean %s? ", best) : "";
-    return near + "-h lists every key";
+    const std::vector<std::string> words = split_text(name, '_');
+    std::string phrase = name;
+    std::replace(phrase.begin(), phrase.end(), '_', ' ');
+    const char *nearest = "", *by_words = "", *by_help = "";
+    int distance = 1000;
+    size_t most = 0;
+    for (const Key& key : table_.keys) {
+        const int d = edit_distance(name, key.name);
+        if (d < distance) distance = d, nearest = key.name;
+        const std::vector<std::string> own = split_text(key.name, '_');
+        const size_t shared = size_t(std::count_if(own.begin(), own.end(), [&](const auto& w) {
+            return std::find(words.begin(), words.end(), w) != words.end();
+        }));
+        if (shared == std::min(own.size(), words.size()) && shared > most)
+            most = shared, by_words = key.name;
+        if (!*by_help && words.size() > 1 &&
+            std::string(key.help).find(phrase) != std::string::npos)
+            by_help = key.name;
+    }
+    const char* best = distance <= 2 ? nearest : *by_words ? by_words : by_help;
+    if (!*best && distance <= 3) best = nearest;
+    return (*best ? format("did you mean %s? ", best) : "") + "-h lists every key";
 }
 
 void Recipe::check_value(const Key& key, const std::string& value, const std::string& where) const {
@@ -165,7 +188,8 @@ void Recipe::read_text(const std::string& text, const std::string& source) {
                     "a recipe is text; is this the right file?");
     int section = -1, line_number = 0;
     std::vector<std::pair<int, int>> seen;
-    for (std::string line : split_text(text, '\n')) {
+    const bool marked = text.starts_with("\xef\xbb\xbf"); // Windows editors write it
+    for (std::string line : split_text(marked ? text.substr(3) : text, '\n')) {
         line_number++;
         const std::string where = format("%s:%d", source.c_str(), line_number);
         line = trim_text(without_comment(line));

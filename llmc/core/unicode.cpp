@@ -223,6 +223,23 @@ std::string Utf8Stream::finish() {
     return out;
 }
 
+std::string printable_text(std::string_view bytes) {
+    Utf8Stream stream;
+    std::string text = stream.push(bytes);
+    text += stream.finish();
+    std::string out;
+    for (size_t at = 0; at < text.size();) {
+        const Utf8Char c = first_char(std::string_view(text).substr(at));
+        const bool kept = c.code == '\n' || c.code == '\t';
+        if (c.code < 0x20 && !kept) append_utf8(&out, 0x2400 + c.code);
+        else if (c.code == 0x7F) append_utf8(&out, 0x2421);
+        else if (c.code >= 0x80 && c.code < 0xA0) append_utf8(&out, 0xFFFD);
+        else out.append(text, at, size_t(c.bytes));
+        at += size_t(c.bytes);
+    }
+    return out;
+}
+
 // ------------------------------------------------------------------------------------------------
 // properties
 

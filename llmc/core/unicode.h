@@ -26,6 +26,10 @@ class Utf8Stream {
     std::string held_;
 };
 
+// Sampled bytes for a terminal or a log: UTF-8, line ends and tabs as they are, other controls (an
+// untrained model writes escape sequences too) as their pictures, U+2400 and on.
+std::string printable_text(std::string_view bytes);
+
 std::string to_nfc(std::string_view text); // text is UTF-8; linear time
 
 // `text` with every character whose properties the libraries may not know replaced by one of equal

@@ -175,8 +175,10 @@ Problem parse_problem(const std::string& line, const std::string& where) {
         if (!problem.prompt.empty()) problem.prompt += "\n";
     }
     if (problem.prompt.empty() || problem.answer.empty())
-        fatal(where + ": expected a problem with \"question\" or \"prompt\" and \"answer\"",
-              "text without an answer cannot be graded");
+        fatal(where +
+                  ": expected a problem with \"question\" or \"prompt\" and \"answer\", found " +
+                  field_names(row),
+              "text without an answer cannot be graded; doc/operating.md lists the forms");
     return problem;
 }
 

@@ -95,6 +95,7 @@ class ShardDocuments {
   public:
     void add(std::unique_ptr<Shard> shard, Split split, double val_fraction) {
         const int64_t count = shard->documents();
+        documents_ += count;
         if (!shard->split()) { // each by its hash
             for (int64_t i = 0; i < count; i++) {
                 const std::vector<int32_t> tokens = shard->document(i).tokens;
@@ -108,6 +109,7 @@ class ShardDocuments {
         shards_.push_back(std::move(shard));
     }
     int64_t size() const { return ranges_.empty() ? 0 : ranges_.back().end; }
+    int64_t documents() const { return documents_; }
     Document document(int64_t index) const {
         const auto range = std::upper_bound(ranges_.begin(), ranges_.end(), index,
                                             [](int64_t i, const Range& r) { return i < r.end; });
@@ -128,7 +130,24 @@ class ShardDocuments {
     }
     std::vector<std::unique_ptr<Shard>> shards_;
     std::vector<Range> ranges_;
+    int64_t documents_ = 0;
 };
+
+// The first byte from `at` on that begins a character.
+size_t character_begin(const std::string& text, size_t at, size_t end) {
+    while (at < end && (text[at] & 0xC0) == 0x80) at++;
+    return at;
+}
+
+// Where the held-out part of a long text begins: behind the line that begins before it, or inside
+// that line if the line is long or the last.
+size_t val_border(const std::string& text, double val_fraction) {
+    const size_t border = size_t(double(text.size()) * (1 - val_fraction));
+    if (border == 0 || border == text.size()) return border;
+    const size_t line_end = text.find('\n', border - 1) + 1; // 0 = none
+    if (line_end > 0 && line_end < text.size() && line_end - border <= kLongText) return line_end;
+    return character_begin(text, border, text.size());
+}
 
 class FileSource : public Source {
   public:
@@ -138,19 +157,20 @@ class FileSource : public Source {
     // Text documents are in the split their hash says.
     void add_document(const std::string& text, size_t prompt_bytes) {
         left_out_ += text.empty();
+        documents_ += !text.empty();
         if (!text.empty() && in_validation(text, val_fraction_) == (split_ == Split::validation))
             items_.push_back({store(text), text.size(), 0, prompt_bytes, true});
     }
     // A long text alone: the last val_fraction of it is the validation split.
     void add_text(const std::string& text) {
-        size_t border = size_t(double(text.size()) * (1 - val_fraction_));
-        while (border < text.size() && border > 0 && text[border - 1] != '\n') border++;
+        documents_ += !text.empty();
+        const size_t border = val_border(text, val_fraction_);
         const size_t begin = split_ == Split::train ? 0 : border;
         const size_t end = split_ == Split::train ? border : text.size();
         for (size_t at = begin; at < end;) {
             size_t stop = std::min(at + kPieceBytes, end);
             while (stop < end && text[stop - 1] != '\n' && stop - at < 2 * kPieceBytes) stop++;
-            while (stop < end && (text[stop] & 0xC0) == 0x80) stop++; // not inside a character
+            stop = character_begin(text, stop, end);
             const bool last = stop == text.size();
             const size_t ahead = std::min(kAheadBytes, end - stop);
             const size_t begin = store(text.substr(at, stop - at + ahead));
@@ -164,6 +184,8 @@ class FileSource : public Source {
 
     int64_t size() const override { return int64_t(items_.size()) + shards_.size(); }
     int64_t left_out() const override { return left_out_; }
+    // Of both splits; of shards that were made for one split only its own.
+    int64_t documents() const { return documents_ + shards_.documents(); }
     Document document(int64_t index) const override {
         if (index >= int64_t(items_.size())) {
             Document document = shards_.document(index - int64_t(items_.size()));
@@ -197,8 +219,24 @@ class FileSource : public Source {
     std::string memory_;
     std::vector<Item> items_;
     ShardDocuments shards_;
-    int64_t left_out_ = 0;
+    int64_t documents_ = 0, left_out_ = 0;
 };
+
+[[noreturn]] void no_text(const std::string& spec, Split split, int64_t documents,
+                          double val_fraction) {
+    if (documents == 0)
+        fatal("data: " + spec + ": expected documents, found none",
+              "is it empty, or are its texts? A folder needs .txt, .jsonl or .shard files");
+    if (split == Split::train)
+        fatal(format("data: %s: all of its %ld documents are held out", spec.c_str(),
+                     long(documents)),
+              "with a smaller -val_fraction some are left for training");
+    fatal(format("data: %s: none of its %ld documents is held out for validation", spec.c_str(),
+                 long(documents)),
+          format("val_fraction is %g (shards: data/prepare's); a larger one holds out more, "
+                 "-val_data FILE is held out as a whole, -val_fraction 0 goes without",
+                 val_fraction));
+}
 
 void add_file(FileSource& source, const std::string& path, bool alone) {
     if (path.ends_with(".shard")) {
@@ -282,9 +320,11 @@ JsonlRow parse_jsonl_row(const std::string& line, const std::string& where) {
         if (mark != std::string::npos) row.answer = trim_text(row.answer.substr(mark + 5));
     }
     const bool no_document = row.prompt.empty() && json.contains("text"); // corpora have such
-    if (row.text.empty() && !no_document)
-        fatal(where + ": expected \"text\", or \"question\"/\"prompt\" with \"answer\"",
-              "rename the fields or convert the file");
+    const bool unanswered = !row.prompt.empty() && !json.contains("answer");
+    if ((row.text.empty() && !no_document) || unanswered)
+        fatal(where + ": expected \"text\", or \"question\"/\"prompt\" with \"answer\", found " +
+                  field_names(json),
+              "rename the fields, or choose them with data/prepare's -field and -prompt_field");
     return row;
 }
 
@@ -306,11 +346,6 @@ std::unique_ptr<Source> open_source(const std::string& spec, const Tokenizer& to
               "give a .txt, .jsonl or .shard file, a folder of them, or embedded:arithmetic");
     auto source = std::make_unique<FileSource>(tokenizer, split, val_fraction);
     for (const std::string& path : source_files(spec)) add_file(*source, path, !is_directory(spec));
-    if (source->size() == 0)
-        fatal("data: " + spec + " has no " + (split == Split::train ? "training" : "validation") +
-                  " text",
-              split == Split::train
-                  ? "is it empty, or are its texts? A folder needs .txt, .jsonl or .shard files"
-                  : "it is too small for val_fraction; raise that or give -val_data");
+    if (source->size() == 0) no_text(spec, split, source->documents(), val_fraction);
     return source;
 }

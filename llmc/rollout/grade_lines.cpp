@@ -47,7 +47,7 @@ Json grade_line(const Json& line, const std::string& extract, const std::string&
     const char* field = response ? "response" : "answer";
     if (!line.is_object() || !line.contains(gold_field) || !line.contains(field) ||
         std::string(gold_field) == field)
-        fatal(where + ": nothing to grade",
+        fatal(where + ": nothing to grade, found " + field_names(line),
               "a line is an object with \"gold\" and \"answer\" or \"response\"");
     const std::optional<std::string> gold = expand_text(line[gold_field], where);
     std::optional<std::string> found = expand_text(line[field], where);

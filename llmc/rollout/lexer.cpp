@@ -125,7 +125,9 @@ class Lexer {
     static constexpr size_t kFailed = std::string::npos;
 
     void push(TokenKind kind, const std::string& text) {
-        out.push_back({kind, text, blank_, false, 1});
+        if (text == "\\}" && !out.empty() && out.back().is("\\{")) // no list has no items
+            out.back() = {TokenKind::command, "\\emptyset", out.back().blank_before, false, 1};
+        else out.push_back({kind, text, blank_, false, 1});
         blank_ = false;
     }
     void push_spelled(const std::string& text);

@@ -2,6 +2,7 @@
 #include "llmc/rollout/live_view.h"
 
 #include "llmc/core/error.h"
+#include "llmc/core/unicode.h"
 
 #include <algorithm>
 #include <cstdio>
@@ -38,8 +39,8 @@ void LiveView::token(const Completion& c) {
 void LiveView::finished(const Completion& c) {
     clear();
     samples_.erase({c.request, c.sample});
-    std::printf("%s\n%s%s\n", heading_(c).c_str(), prompt_(c).c_str(),
-                tokenizer_.decode(c.tokens, Specials::keep).c_str());
+    const std::string text = prompt_(c) + tokenizer_.decode(c.tokens, Specials::keep);
+    std::printf("%s\n%s\n", heading_(c).c_str(), printable_text(text).c_str());
     std::fflush(stdout);
 }
 
@@ -48,9 +49,9 @@ std::vector<std::string> LiveView::lines(int rows, int columns) const {
     for (auto it = samples_.rbegin(); it != samples_.rend() && int(lines.size()) < rows; ++it) {
         const auto& [place, sample] = *it;
         std::string line = format("%3zu.%-3d %5zu  ", place.first, place.second, sample.tokens);
-        std::string text = tokenizer_.decode(sample.tail, Specials::keep);
-        for (char& c : text)
-            if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+        std::string text = printable_text(tokenizer_.decode(sample.tail, Specials::keep));
+        std::replace_if(
+            text.begin(), text.end(), [](char c) { return c == '\n' || c == '\t'; }, ' ');
         const size_t room = size_t(std::max(0, columns - int(line.size())));
         size_t from = text.size() > room ? text.size() - room : 0;
         while (from < text.size() && (text[from] & 0xC0) == 0x80) from++; // not inside a character

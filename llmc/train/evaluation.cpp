@@ -2,6 +2,7 @@
 // table.
 #include "llmc/core/error.h"
 #include "llmc/core/file.h"
+#include "llmc/core/unicode.h"
 #include "llmc/train/keys.h"
 #include "llmc/train/run.h"
 
@@ -133,7 +134,8 @@ std::vector<std::string> Run::answer_held_out(const std::string& stage, Json& li
     line["answer_entropy"] = r.entropy;
     std::vector<std::string> shown;
     for (size_t i = 0; i < answers.size() && i < size_t(2 * samples); i += size_t(samples)) {
-        std::string text = problems[answers[i].completion.request].prompt + answers[i].text;
+        std::string text =
+            printable_text(problems[answers[i].completion.request].prompt + answers[i].text);
         std::replace(text.begin(), text.end(), '\n', '|');
         shown.push_back(text);
     }

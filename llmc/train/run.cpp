@@ -95,7 +95,10 @@ Run::~Run() {
 void Run::open_folder() {
     make_directories(folder_ + "/ckpt");
     lock_ = ::open((folder_ + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (lock_ < 0 || ::flock(lock_, LOCK_EX | LOCK_NB) != 0)
+    if (lock_ < 0)
+        fatal(format("cannot write %s/lock: %s", folder_.c_str(), std::strerror(errno)),
+              "a run writes into its folder: check the permissions, or choose another -runs");
+    if (::flock(lock_, LOCK_EX | LOCK_NB) != 0)
         fatal(folder_ + ": another process is running in this folder",
               "wait for it, stop it, or choose another -name");
     link_latest(recipe_.text("", "runs"), run_name(recipe_));
