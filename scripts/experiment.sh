@@ -5,6 +5,10 @@
 set -eu
 cd "$(dirname "$0")/.."
 train=${TRAIN:-./train}
+if [ $# -gt 0 ] || [ ! -x "$train" ]; then
+    echo "experiment: takes no arguments (JOBS, THREADS and TRAIN are set before it) and wants $train: make train" >&2
+    exit 2
+fi
 {
     for seed in 1 2 3 4 5; do echo "-seed $seed"; done
     for seed in 1 2 3; do

@@ -65,5 +65,7 @@ def prior_table():
             print()
 
 
+if not any(root.glob("embedded_*seed=*/metrics.jsonl")):
+    sys.exit(f"prior_table: {root} has no run embedded_...seed=N; scripts/experiment.sh makes them")
 rl_table()
 prior_table()
