@@ -21,11 +21,12 @@ namespace {
     const char* hint = code == ENOSPC || code == EDQUOT || code == EFBIG
                            ? "free some space or choose another -runs folder; what was complete "
                              "before is untouched"
-                       : code == ENOENT ? "check the path"
-                       : code == EACCES ? "check the permissions"
-                       : code == EROFS  ? "the file system is read-only: choose another folder"
-                       : code == EISDIR ? "name a file"
-                                        : "";
+                       : code == ENOENT  ? "check the path"
+                       : code == EACCES  ? "check the permissions"
+                       : code == EROFS   ? "the file system is read-only: choose another folder"
+                       : code == EISDIR  ? "name a file"
+                       : code == ENOTDIR ? "a part of the path is a file, not a folder"
+                                         : "check the path and the disk";
     fatal(format("%s %s: %s", what, path.c_str(), std::strerror(code)), hint);
 }
 
