@@ -220,19 +220,14 @@ int score(const Recipe& recipe, Comm& comm, const Words& files) {
         if (texts.back().size() < 2)
             usage_error("score: nothing to score in " + id.dump(), "a text of two tokens or more");
     };
-    for (const std::string& path : files) {
-        int number = 0;
-        for (const std::string& line : split_text(read_file(path), '\n')) {
-            number++;
-            if (trim_text(line).empty()) continue;
-            const std::string where = format("%s:%d", path.c_str(), number);
-            const Json row = json_parse(line, where);
+    for (const std::string& path : files)
+        for_each_jsonl_line(path, read_input(path), [&](const JsonlLine& line) {
+            const Json row = json_parse(line.text, line.where);
             if (!row.is_object() || !row.contains("text") || !row["text"].is_string())
-                fatal(where + ": nothing to score, found " + field_names(row),
+                fatal(line.where + ": nothing to score, found " + field_names(row),
                       "a line is an object with \"text\"");
-            add(row.value("id", Json(number)), row["text"].get<std::string>());
-        }
-    }
+            add(row.value("id", Json(line.number)), row["text"].get<std::string>());
+        });
     if (files.empty()) add("prompt", recipe.text("", "prompt"));
     const bool tempered = recipe.is_set("", "temperature") && recipe.real("", "temperature") > 0;
     size_t longest = 0, count = 0;
@@ -296,27 +291,22 @@ int export_model(const Recipe& recipe, Comm& comm, const Words& words) {
                               uint64_t(recipe.integer("", "shard_bytes"))};
     const uint64_t bytes = export_checkpoint(folder, checkpoint_tokenizer(recipe, folder),
                                              recipe.text("", "out"), format);
-    const bool large = bytes >= 1'000'000'000;
-    std::fprintf(stderr, "%s: weights of %.3f %s in %s, from %s\n", recipe.text("", "out").c_str(),
-                 double(bytes) / (large ? 1e9 : 1e6), large ? "GB" : "MB", dtype_name(format.dtype),
-                 folder.c_str());
+    std::fprintf(stderr, "%s: weights of %.1f MB in %s, from %s\n", recipe.text("", "out").c_str(),
+                 double(bytes) / 1e6, dtype_name(format.dtype), folder.c_str());
     return 0;
 }
 
 int grade(const Recipe& recipe, const std::string& path) {
     const std::string extract = recipe.text("", "extract");
     std::string lines;
-    int number = 0, graded = 0, answered = 0, equal = 0;
-    for (const std::string& line : split_text(read_input(path), '\n')) {
-        number++;
-        if (trim_text(line).empty()) continue;
-        const std::string where = format("%s:%d", path.c_str(), number);
-        const Json verdict = grade_line(json_parse(line, where), extract, where);
+    int graded = 0, answered = 0, equal = 0;
+    for_each_jsonl_line(path, read_input(path), [&](const JsonlLine& line) {
+        const Json verdict = grade_line(json_parse(line.text, line.where), extract, line.where);
         graded++;
         answered += !verdict["extracted"].is_null();
         equal += verdict["equal"].get<bool>();
         lines += json_line(verdict);
-    }
+    });
     if (graded == 0) fatal(path + ": no line to grade", "is the file empty?");
     write_lines(recipe, lines);
     if (recipe.text("", "out").empty()) std::printf("%s", lines.c_str());
@@ -331,15 +321,11 @@ int tokenize(const Recipe& recipe, const std::string& path) {
     const Specials specials =
         recipe.text("", "specials") == "keep" ? Specials::keep : Specials::skip;
     std::string lines;
-    int number = 0;
-    for (const std::string& line : split_text(read_input(path), '\n')) {
-        number++;
-        if (trim_text(line).empty()) continue;
-        const std::string where = format("%s:%d", path.c_str(), number);
-        const Json row = json_parse(line, where);
-        lines += json_line(decode ? decode_line(tokenizer, row, specials, where)
-                                  : encode_line(tokenizer, row, where));
-    }
+    for_each_jsonl_line(path, read_input(path), [&](const JsonlLine& line) {
+        const Json row = json_parse(line.text, line.where);
+        lines += json_line(decode ? decode_line(tokenizer, row, specials, line.where)
+                                  : encode_line(tokenizer, row, line.where));
+    });
     write_lines(recipe, lines);
     if (recipe.text("", "out").empty()) std::fwrite(lines.data(), 1, lines.size(), stdout);
     return 0;
@@ -359,6 +345,9 @@ int run_command(Comm& comm, const std::vector<std::string>& arguments) {
     if (comm.role() == Role::serve) return serve_command(recipe, comm);
     if (comm.servers() > 0)
         usage_error("./rollout serve works for ./train only", "leave it out of this mpirun");
+    for (const char* key : {"out", "logits"})
+        if (comm.root() && !recipe.text("", key).empty() && (words.empty() || words[0] != "export"))
+            prepare_output(recipe.text("", key)); // before hours of work, not after them
     struct Command {
         const char* name;
         int (*run)(const Recipe&, Comm&, const Words&);

@@ -6,7 +6,12 @@
 # Then: python3 scripts/prior_table.py [FILE]
 set -eu
 cd "$(dirname "$0")/.."
-train="${TRAIN:-./train} -threads ${THREADS:-1}"
+train=${TRAIN:-./train}
+if [ $# -gt 1 ] || [ ! -x "$train" ] || { [ $# -eq 1 ] && [ ! -f "$1" ]; }; then
+    echo "experiment: takes at most a recipe file (JOBS, THREADS and TRAIN are set before it) and wants $train: make train" >&2
+    exit 2
+fi
+train="$train -threads ${THREADS:-1}"
 [ $# -eq 0 ] || train="$train -recipe $1"
 {
     for seed in 1 2 3 4 5; do [ $# -gt 0 ] || echo "-seed $seed"; done

@@ -74,5 +74,7 @@ def prior_table():
               f"head mass x {head['val_head_mass'] / base['val_head_mass']:.3f} with lambda_head 0.1")
 
 
+if not any(root.glob("embedded_*seed=*/metrics.jsonl")):
+    sys.exit(f"prior_table: {root} has no run embedded_...seed=N; scripts/experiment.sh makes them")
 rl_table()
 prior_table()

@@ -5,6 +5,10 @@
 # FOLDER has tinyshakespeare.txt (github.com/karpathy/char-rnn) and gsm8k/train.jsonl (github.com/openai/grade-school-math).
 set -eu
 cd "$(dirname "$0")/.."
+if [ $# -lt 2 ] || [ ! -x ./train ]; then
+    echo "usage, after make train: scripts/real_text.sh FOLDER TOKENIZER [flags of ./train]" >&2
+    exit 2
+fi
 data=$1
 tokenizer=$2
 shift 2

@@ -49,7 +49,7 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 230, 52, 10, 10, 26
 
 
 def json_lines(path):
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):  # splitlines() cuts at U+2028 and U+0085, inside strings
         try:
             entry = json.loads(line)
         except json.JSONDecodeError:

@@ -32,6 +32,7 @@ expect 2 'expected an integer' "word for a number" train -batch many
 expect 2 'unknown preset' "unknown model" train -model huge
 [ -e /dev/nvidiactl ] || expect 2 'CUDA' "a device the machine or build does not have" train -device cuda
 expect 2 'unknown stage' "unknown stage" train -stages pretrain,sft
+expect 2 'pretrain is there twice' "a stage twice" train -stages pretrain,midtrain,pretrain
 expect 2 'beta' "beta outside its range" train -beta -1
 expect 1 'cannot\|no such\|No such' "missing recipe" train -recipe "$work/none.ini"
 expect 1 'no file or folder' "missing data" text_of "$work/none.txt"
@@ -108,6 +109,16 @@ printf '{"id": 1, "text": "a"}\n{"id": 2}\n' >"$work/lines.jsonl"
 expect 1 'lines.jsonl:2' "a line without text to tokenize" ./rollout tokenize "$work/lines.jsonl"
 expect 2 'expected one file' "tokenize without a file" ./rollout tokenize -decode
 
+if [ "$(id -u)" -ne 0 ]; then # root may write anywhere
+    mkdir "$work/locked" && chmod 500 "$work/locked"
+    expect 1 'cannot write into folder .*locked' "a folder one may not write into" \
+        ./rollout tokenize "$work/text.jsonl" -out "$work/locked/ids.jsonl"
+fi
+expect 1 'cannot write /dev/null: expected a file' "an answer file that is a device" \
+    ./rollout generate -model "$work/bpe" -prompt x -out /dev/null
+check "which is one still" test -c /dev/null
+expect 1 'cannot create folder .*text.jsonl/sub' "an answer file below a file, before the first answer" \
+    ./rollout evaluate -model "$work/bpe" -out "$work/text.jsonl/sub/answers.jsonl"
 expect 2 'no command' "rollout without a command" ./rollout
 expect 1 'config.json' "rollout without a checkpoint" ./rollout generate -model "$work/none" -prompt x
 
@@ -174,6 +185,8 @@ check "which the first survives" cmp "$work/whole/metrics.jsonl" "$work/twice/me
 
 # A file-size limit stands for a full disk: metrics fit, checkpoints (1.9 MB) stop fitting.
 run disk tiny -stop_after 30
+expect 1 'disk: its stage 1 is pretrain, -stages has midtrain there' "other stages than those the run has begun" \
+    run_shown disk tiny -stages midtrain,rl
 kept=$(ls "$work/disk/ckpt" | tail -1)
 (ulimit -f 1000 && run disk tiny)
 check "a full disk: exit code" [ $? -eq 1 ]

@@ -15,7 +15,7 @@ run sharper tiny-moe -threads 2 -beta -0.25 -stages pretrain
 ./rollout evaluate test/data/gsm8k.jsonl test/data/amc23.jsonl -n 8 -k 4 -temperature 1 -max_new_tokens 12 \
     -model "$work/plain" -out "$work/evaluated.jsonl" >/dev/null 2>&1
 printf '{"kind":"step","torn' >>"$work/sharper/metrics.jsonl"
-printf '{"id":"</script><b>","sample":0,"prompt":"</script>@DATA@","response":"<i>x</i>","right":false}\n' \
+printf '{"id":"</script><b>","sample":0,"prompt":"</script>@DATA@","response":"<i>x</i>\342\200\250\302\205","right":false}\n' \
     >"$work/plain/samples/hostile.jsonl"
 
 check "a page is made" python3 scripts/report.py "$work/plain" "$work/sharper" "$work/evaluated.jsonl.json" \
@@ -30,4 +30,6 @@ part "where the recipes differ" text priors "pretrain.beta" "-0.25"
 part "values of metrics.jsonl in the table" table "$work/plain/metrics.jsonl"
 part "samples as they are in the run folder" samples "$work/plain/samples"
 check "a folder without a run is refused" sh -c '! python3 scripts/report.py "$1" 2>/dev/null' - "$work/absent"
+check "and one without the experiment's runs" \
+    sh -c 'python3 scripts/prior_table.py "$1" 2>&1 >/dev/null | grep -q "has no run embedded_"' - "$work"
 finish

@@ -30,7 +30,7 @@ CASES = [
     ("trivia_qa", [{"question": "Who?", "question_id": "tc_1", "answer": {"value": "Shakespeare", "aliases":
                     ["Shakespeare", "The Bard"]}}],
      {"prompt": "Question: Who?\nAnswer:", "answer": ["Shakespeare", "The Bard"], "metric": "words", "stop": ["\n"]}),
-    ("trivia_qa", [{"Question": "Who?", "QuestionId": "x", "Answer": {"Value": "A", "Aliases": ["B"]}}],
+    ("trivia_qa", [{"Question": "Who\u2028\u0085?", "QuestionId": "x", "Answer": {"Value": "A", "Aliases": ["B"]}}],
      {"id": "x", "answer": ["A", "B"]}),
     ("natural_questions", [{"question": "when is it", "answer": ["1999", "in 1999"]}],
      {"prompt": "Question: when is it?\nAnswer:", "answer": ["1999", "in 1999"]}),
@@ -88,12 +88,13 @@ def check(what, good, found=""):
 
 def convert(work, name, rows, *flags):
     source, out = work / ("in.json" if isinstance(rows, dict) else "in.jsonl"), work / "out.jsonl"
-    source.write_text(json.dumps(rows) if isinstance(rows, dict) else "".join(json.dumps(r) + "\n" for r in rows))
+    source.write_text(json.dumps(rows) if isinstance(rows, dict) else
+                      "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
     done = subprocess.run([sys.executable, ROOT / "data/benchmarks/convert.py", name, source, "-o", out,
                            *(flags or ("-shots", "0"))], capture_output=True, text=True, check=False)
     if done.returncode:
         return [{"error": done.stderr}]
-    return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in out.read_text(encoding="utf-8").strip().split("\n")]
 
 
 def conversions(work):
@@ -177,9 +178,13 @@ def judged(work):
     (work / "problems.jsonl").write_text("".join(json.dumps(p) + "\n" for p in problems))
     samples = []
     for p in problems:
-        samples.append({"id": p["id"], "sample": 0, "response": p["answer"] + "\nprint('and more')\n"})
+        samples.append({"id": p["id"], "sample": 0, "response": p["answer"] + "\nprint('and \u2028 \u0085 more')\n"})
         samples.append({"id": p["id"], "sample": 1, "response": p["answer"].replace("return ", "return None and ")})
-    (work / "samples.jsonl").write_text("".join(json.dumps(s) + "\n" for s in samples))
+    (work / "samples.jsonl").write_text("".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples),
+                                        encoding="utf-8")
+    lost = subprocess.run([sys.executable, ROOT / "data/benchmarks/run_code.py", work / "problems.jsonl", work / "none"],
+                          capture_output=True, text=True, check=False).stderr
+    check("a file that is not there is one line", "none: No such file" in lost and lost.count("\n") == 1, lost)
     done = subprocess.run([sys.executable, ROOT / "data/benchmarks/run_code.py", work / "problems.jsonl",
                            work / "samples.jsonl", "-o", work / "verdicts.jsonl"], capture_output=True, text=True,
                           check=False)

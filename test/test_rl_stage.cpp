@@ -8,7 +8,10 @@
 
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <map>
+#include <sys/stat.h>
+#include <thread>
 #include <unistd.h>
 
 namespace {
@@ -60,6 +63,7 @@ struct RlFixture {
     Tokenizer tokenizer;
     Model model{ctx, config()};
     Recipe recipe;
+    RunProblems problems;
     std::unique_ptr<RlStage> stage;
     std::vector<std::pair<uint64_t, int>> asked;
 
@@ -95,7 +99,8 @@ struct RlFixture {
     }
     void start(WrittenSource::Script script) { // anew, on the same folder
         asked.clear();
-        stage = std::make_unique<RlStage>(recipe, ctx, comm, model, tokenizer, folder,
+        problems = read_problems(recipe, tokenizer, {"rl"});
+        stage = std::make_unique<RlStage>(recipe, ctx, comm, model, tokenizer, *problems.rl, folder,
                                           std::make_unique<WrittenSource>(script, &asked));
     }
     StageBatch batch(int64_t step) {
@@ -315,6 +320,24 @@ TEST_CASE("rl: what an interrupted step has drawn is not drawn again", "[rl]") {
         f.start(script);
         CHECK_THROWS_WITH(f.batch(0), Contains("other problems"));
     }
+}
+
+TEST_CASE("rl: problems are read once, so that a pipe of them will do", "[rl]") {
+    Folder place;
+    const std::string pipe = place.path + "/problems.jsonl";
+    REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
+    std::thread writer([&] { // blank lines count, with Windows' line ends too
+        std::ofstream(pipe) << "{\"question\": \"Q1?\", \"answer\": \"7\"}\r\n\r\n\n"
+                            << "{\"question\": \"Q2?\", \"answer\": 8}";
+    });
+    const RunProblems problems = read_problems(
+        read_train_recipe({"-rl.data", pipe, "-val_fraction", "0"}), Tokenizer(), {"rl"});
+    writer.join();
+    CHECK(problems.held_out.size() == 144);
+    REQUIRE(problems.rl->size() == 2);
+    CHECK(problems.rl->problem(0).answer == "7");
+    CHECK(problems.rl->problem(3).prompt == "Q2?\n");
+    CHECK(problems.rl->problem(1).where == pipe + ":4");
 }
 
 TEST_CASE("rl: a line of a samples file holds an answer bit for bit", "[rl]") {

@@ -52,7 +52,7 @@ def rows_of(path, name):
             return [dict(zip(["question", "A", "B", "C", "D", "answer"], row)) for row in csv.reader(file)]
         text = file.read()
     if ".jsonl" in name or (text.lstrip().startswith("{") and "\n{" in text.strip()):
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
     data = json.loads(text)
     if isinstance(data, dict):  # BBH, TriviaQA
         for key in ("examples", "Data", "data"):

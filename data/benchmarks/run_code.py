@@ -128,7 +128,14 @@ def pass_at(n, c, k):
 
 
 def read_lines(path):
-    return [json.loads(line) for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+        # splitlines() cuts at U+2028 and U+0085 too, which JSON has inside of strings.
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
+    except OSError as error:
+        sys.exit(f"{path}: {error.strerror}; expected problems of convert.py, and samples of ./rollout generate -out")
+    except ValueError as error:
+        sys.exit(f"{path}: expected a JSON object a line: {error}")
 
 
 def main():
@@ -144,6 +151,8 @@ def main():
     a = parser.parse_args()
     problems = {p["id"]: p for p in read_lines(a.problems) if p.get("metric") == "code"}
     samples = read_lines(a.samples)
+    if not samples:
+        sys.exit(f"{a.samples}: no sample in it")
     unknown = [s["id"] for s in samples if s["id"] not in problems]
     if not problems or unknown:
         sys.exit(f"{a.samples}: no problem of metric \"code\" for {unknown[0] if unknown else 'anything'} in {a.problems}")

@@ -26,8 +26,19 @@ namespace {
                        : code == EISDIR  ? "give a file in it"
                        : code == EACCES || code == EPERM ? "check the permissions"
                        : code == EROFS ? "this file system is read-only; choose another folder"
-                                       : "";
+                                       : "check the path and the disk";
     fatal(format("%s %s: %s", what, path.c_str(), std::strerror(code)), hint);
+}
+
+std::string read_to_end(int fd, const std::string& name) {
+    std::string content;
+    for (char buffer[1 << 16];;) {
+        const ssize_t got = ::read(fd, buffer, sizeof buffer);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) io_error("cannot read", name);
+        if (got == 0) return content;
+        content.append(buffer, size_t(got));
+    }
 }
 } // namespace
 
@@ -70,20 +81,20 @@ uint64_t file_size(const std::string& path) {
 }
 
 std::string read_file(const std::string& path) {
+    struct stat info;
+    if (stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode)) {
+        const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+        if (fd < 0) io_error("cannot read", path);
+        const std::string content = read_to_end(fd, path);
+        close(fd);
+        return content;
+    }
     MappedFile file(path);
     return std::string(reinterpret_cast<const char*>(file.data()), file.size());
 }
 
 std::string read_input(const std::string& path) {
-    if (path != "-") return read_file(path);
-    std::string content;
-    for (char buffer[1 << 16];;) {
-        const ssize_t got = ::read(STDIN_FILENO, buffer, sizeof buffer);
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0) io_error("cannot read", "standard input");
-        if (got == 0) return content;
-        content.append(buffer, size_t(got));
-    }
+    return path == "-" ? read_to_end(STDIN_FILENO, "standard input") : read_file(path);
 }
 
 void fsync_directory(const std::string& path) {
@@ -92,6 +103,17 @@ void fsync_directory(const std::string& path) {
     int failed = fsync(fd);
     close(fd);
     if (failed) io_error("cannot fsync folder", path);
+}
+
+void prepare_output(const std::string& path) {
+    const std::string parent = fs::path(path).parent_path().string();
+    const std::string folder = parent.empty() ? "." : parent;
+    make_directories(folder);
+    struct stat info;
+    if (stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode))
+        fatal("cannot write " + path + ": expected a file's name, found a folder or a device",
+              "name a file; what is printed without one goes to standard output");
+    if (access(folder.c_str(), W_OK) != 0) io_error("cannot write into folder", folder);
 }
 
 void write_file_atomic(const std::string& path, const std::string& content) {

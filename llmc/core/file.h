@@ -13,11 +13,14 @@ void make_directories(const std::string& path);
 std::vector<std::string> list_directory(const std::string& path); // names, sorted bytewise
 uint64_t file_size(const std::string& path);
 
-std::string read_file(const std::string& path);
-std::string read_input(const std::string& path); // the same, and "-" = standard input to its end
+std::string read_file(const std::string& path);  // or a pipe: <(zcat FILE), /dev/stdin
+std::string read_input(const std::string& path); // the same, and "-" = standard input
 // Writes to PATH.tmp, fsyncs, renames over PATH and fsyncs the folder: a reader or a crash sees the
 // old content or the new one, never a mixture.
 void write_file_atomic(const std::string& path, const std::string& content);
+// Before the work that a file will hold: makes its folder; fatal() if that cannot be written into,
+// or if the path is no file that may be replaced, such as /dev/stdout.
+void prepare_output(const std::string& path);
 void fsync_directory(const std::string& path);
 void remove_all(const std::string& path);
 

@@ -81,6 +81,18 @@ std::string field_names(const Json& object) {
     return names.empty() ? "no field" : names;
 }
 
+void for_each_jsonl_line(const std::string& path, std::string_view content,
+                         const std::function<void(const JsonlLine&)>& take) {
+    int number = 0;
+    for (size_t at = 0; at < content.size();) {
+        const std::string_view line = content.substr(at, content.find('\n', at) - at);
+        at += line.size() + 1;
+        number++;
+        if (line.find_first_not_of(" \t\r") == line.npos) continue;
+        take({std::string(line), number, format("%s:%d", path.c_str(), number)});
+    }
+}
+
 std::string json_line(const Json& value) {
     return value.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }

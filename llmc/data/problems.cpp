@@ -201,19 +201,15 @@ ProblemSet::ProblemSet(const std::string& spec, Split split, double val_fraction
             size_ = family_ == "arithmetic" ? kHeldOutTriples : kHeldOutChains;
         return;
     }
-    int line_number = 0;
-    for (const std::string& line : split_text(read_file(spec), '\n')) {
-        line_number++;
-        if (trim_text(line).empty()) continue;
-        const std::string where = format("%s:%d", spec.c_str(), line_number);
-        Problem problem = parse_problem(line, where);
+    for_each_jsonl_line(spec, read_file(spec), [&](const JsonlLine& line) {
+        Problem problem = parse_problem(line.text, line.where);
         if (val_fraction > 0 &&
             in_validation(problem.prompt, val_fraction) != (split == Split::validation))
-            continue;
-        if (problem.id.empty()) problem.id = format("line%d", line_number);
-        problem.where = where;
+            return;
+        if (problem.id.empty()) problem.id = format("line%d", line.number);
+        problem.where = line.where;
         problems_.push_back(std::move(problem));
-    }
+    });
     size_ = int64_t(problems_.size());
     if (size_ == 0)
         fatal("problems: " + spec + " has no problem in this split",

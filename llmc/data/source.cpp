@@ -254,13 +254,10 @@ void add_file(FileSource& source, const std::string& path, bool alone) {
         else source.add_document(text, 0);
         return;
     }
-    int line_number = 0;
-    for (const std::string& line : split_text(text, '\n')) {
-        line_number++;
-        if (trim_text(line).empty()) continue;
-        const JsonlRow row = parse_jsonl_row(line, format("%s:%d", path.c_str(), line_number));
+    for_each_jsonl_line(path, text, [&](const JsonlLine& line) {
+        const JsonlRow row = parse_jsonl_row(line.text, line.where);
         source.add_document(row.text, row.prompt.size());
-    }
+    });
 }
 
 std::string replace_final(const std::string& answer) {

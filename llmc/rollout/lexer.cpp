@@ -353,6 +353,7 @@ size_t Lexer::lex_symbol(const std::string& s, size_t at) {
         push(TokenKind::symbol, ",");
         return at + (c == ';' ? 1 : 3);
     }
+    if (begins(s, at, "{}^") && ends_value()) return at + 2; // 72{}^\circ
     if (c == '^') {
         const size_t end = lex_mark(s, at);
         if (end != at) return end;

@@ -35,8 +35,7 @@ size_t whole_lines(const std::string& text) { return text.rfind('\n') + 1; }
 SampleLog::SampleLog(Comm& comm, const std::string& path, const Json& settings, Others others)
     : comm_(comm), path_(path), header_(json_line({{"settings", settings}})) {
     if (path_.empty()) return;
-    const size_t slash = path.rfind('/');
-    if (slash != std::string::npos && comm.root()) make_directories(path.substr(0, slash));
+    if (comm.root()) prepare_output(path);
     comm.barrier();
     std::vector<std::string> files = part_files(path_);
     if (path_exists(path_)) files.push_back(path_);

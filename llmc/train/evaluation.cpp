@@ -31,7 +31,7 @@ void Run::check_data() const {
     if (position_.stage == stage_names_.size()) return;
     for (size_t i = position_.stage + 1; i < stage_names_.size(); i++) {
         const std::string& stage = stage_names_[i];
-        if (stage == "rl") continue; // its problems are few, and looked at by themselves
+        if (stage == "rl") continue; // its problems are in memory already
         DataStream(recipe_.text(stage, "data"), stream_options(recipe_, stage, Split::train),
                    tokenizer_);
     }
@@ -99,10 +99,8 @@ void Run::evaluate_stage(const std::string& name) {
 
 // Held-out problems, graded; returns the first answer to each of the first two of them.
 std::vector<std::string> Run::answer_held_out(const std::string& stage, Json& line) {
-    const std::string problem_source = recipe_.text("", "eval_problems");
-    if (problem_source.empty()) return {};
-    const ProblemSet set(problem_source, Split::validation, recipe_.real("", "val_fraction"), 0);
-    std::vector<Problem> problems = set.first(recipe_.integer("", "eval_count"));
+    std::vector<Problem> problems = problems_.held_out;
+    if (problems.empty()) return {};
     const int samples = int(recipe_.integer("", "eval_samples"));
     const std::unique_ptr<SampleSource> source = make_source();
     // A key of its own: the numbers are those of no training step.

@@ -68,6 +68,9 @@ std::vector<std::string> stage_names(const Recipe& recipe) {
         if (std::find(known.begin(), known.end(), names.back()) == known.end())
             usage_error("stages: unknown stage \"" + names.back() + "\"",
                         "the stages are pretrain, midtrain and rl");
+        if (std::count(names.begin(), names.end(), names.back()) > 1)
+            usage_error("stages: " + names.back() + " is there twice",
+                        "a run has each stage once; -init CHECKPOINT starts another run from it");
     }
     return names;
 }

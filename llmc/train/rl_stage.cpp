@@ -9,39 +9,45 @@
 #include <chrono>
 #include <filesystem>
 
-void check_prompts(const Recipe& recipe, const Tokenizer& tokenizer,
-                   const std::vector<std::string>& stages) {
+static void check_prompts(const std::vector<Problem>& problems, const Tokenizer& tokenizer,
+                          const char* key, size_t most) {
+    std::string where;
+    size_t found = 0, longest = 0;
+    for (const Problem& problem : problems) {
+        const size_t tokens = tokenizer.encode_start(problem.prompt).size();
+        if (tokens > most && where.empty()) {
+            where = problem.where.empty() ? problem.id : problem.where;
+            found = tokens;
+        }
+        longest = std::max(longest, tokens);
+    }
+    if (!where.empty())
+        fatal(format("%s: %s: a prompt of %zu tokens, max_prompt_tokens is %zu", key, where.c_str(),
+                     found, most),
+              format("set -max_prompt_tokens %zu, which all of them fit into, or leave the long "
+                     "ones out",
+                     longest));
+}
+
+RunProblems read_problems(const Recipe& recipe, const Tokenizer& tokenizer,
+                          const std::vector<std::string>& stages) {
+    constexpr int64_t kGenerated = 1000; // of a source that has no end
     const size_t most = size_t(recipe.integer("", "max_prompt_tokens"));
     const double val_fraction = recipe.real("", "val_fraction");
-    auto check = [&](const ProblemSet& set, const char* key, int64_t count) {
-        std::string where;
-        size_t found = 0, longest = 0;
-        for (const Problem& problem : set.first(count)) {
-            const size_t tokens = tokenizer.encode_start(problem.prompt).size();
-            if (tokens > most && where.empty()) {
-                where = problem.where.empty() ? problem.id : problem.where;
-                found = tokens;
-            }
-            longest = std::max(longest, tokens);
-        }
-        if (!where.empty())
-            fatal(
-                format("%s: %s: a prompt of %zu tokens, max_prompt_tokens is %zu", key,
-                       where.c_str(), found, most),
-                format("set -max_prompt_tokens %zu, which all of them fit into, or leave the long "
-                       "ones out",
-                       longest));
-    };
-    constexpr int64_t kGenerated = 1000; // of a source that has no end
+    RunProblems problems;
     if (std::find(stages.begin(), stages.end(), "rl") != stages.end()) {
-        const ProblemSet set(recipe.text("rl", "data"), Split::train, val_fraction,
-                             uint64_t(recipe.integer("", "seed")));
-        check(set, "rl.data", set.size() > 0 ? set.size() : kGenerated);
+        problems.rl =
+            std::make_unique<const ProblemSet>(recipe.text("rl", "data"), Split::train,
+                                               val_fraction, uint64_t(recipe.integer("", "seed")));
+        const int64_t size = problems.rl->size();
+        check_prompts(problems.rl->first(size > 0 ? size : kGenerated), tokenizer, "rl.data", most);
     }
     const std::string source = recipe.text("", "eval_problems");
     if (!source.empty())
-        check(ProblemSet(source, Split::validation, val_fraction, 0), "eval_problems",
-              recipe.integer("", "eval_count"));
+        problems.held_out = ProblemSet(source, Split::validation, val_fraction, 0)
+                                .first(recipe.integer("", "eval_count"));
+    check_prompts(problems.held_out, tokenizer, "eval_problems", most);
+    return problems;
 }
 
 int longest_sequence(const Recipe& recipe) {
@@ -73,13 +79,11 @@ bool rl_has_one_micro_batch(const Recipe& recipe, int ranks) {
 }
 
 RlStage::RlStage(const Recipe& recipe, Ctx& ctx, Comm& comm, const Model& model,
-                 const Tokenizer& tokenizer, const std::string& run,
+                 const Tokenizer& tokenizer, const ProblemSet& problems, const std::string& run,
                  std::unique_ptr<SampleSource> source)
     : Stage(recipe, comm, "rl", model.config), ctx_(ctx), comm_(comm), model_(model),
-      tokenizer_(tokenizer), run_(run),
-      problems_(recipe.text("rl", "data"), Split::train, recipe.real("", "val_fraction"),
-                uint64_t(recipe.integer("", "seed"))),
-      source_(std::move(source)), groups_(int(recipe.integer("rl", "groups"))),
+      tokenizer_(tokenizer), run_(run), problems_(problems), source_(std::move(source)),
+      groups_(int(recipe.integer("rl", "groups"))),
       group_size_(int(recipe.integer("rl", "group_size"))),
       updates_(int(recipe.integer("rl", "updates"))),
       overlong_(overlong_rule(recipe.text("rl", "overlong"))), kl_(recipe.real("rl", "kl")) {

@@ -9,7 +9,7 @@
 class RlStage : public Stage {
   public:
     RlStage(const Recipe& recipe, Ctx& ctx, Comm& comm, const Model& model,
-            const Tokenizer& tokenizer, const std::string& run,
+            const Tokenizer& tokenizer, const ProblemSet& problems, const std::string& run,
             std::unique_ptr<SampleSource> source);
     // Kept groups of fresh rollouts, or the next part of them where updates > 1. No micro-batch at
     // all where no group in max_rounds had both right and wrong answers.
@@ -41,7 +41,7 @@ class RlStage : public Stage {
     const Model& model_;
     const Tokenizer& tokenizer_;
     const std::string run_;
-    ProblemSet problems_;
+    const ProblemSet& problems_;
     const std::unique_ptr<SampleSource> source_;
     const int groups_, group_size_, updates_;
     const Overlong overlong_;
@@ -54,10 +54,15 @@ class RlStage : public Stage {
     std::vector<std::vector<Group>> pending_; // parts not yet given out, the last one first
 };
 
-// Stops at the first problem of RL, if that is one of `stages`, or of the evaluation whose prompt
-// is longer than max_prompt_tokens. Of generated problems, which do not end, it looks at some.
-void check_prompts(const Recipe& recipe, const Tokenizer& tokenizer,
-                   const std::vector<std::string>& stages);
+// A run's problems, read once: what becomes of the files while it runs does not matter.
+struct RunProblems {
+    std::unique_ptr<const ProblemSet> rl; // null: RL is none of the stages
+    std::vector<Problem> held_out;        // of the evaluations; may be none
+};
+// Stops at the first problem whose prompt is longer than max_prompt_tokens. Of generated problems,
+// which do not end, it looks at some.
+RunProblems read_problems(const Recipe& recipe, const Tokenizer& tokenizer,
+                          const std::vector<std::string>& stages);
 // Longest sequence (prompt and answer) the RL stage and the evaluation may make.
 int longest_sequence(const Recipe& recipe);
 // Most rows of the RL stage's micro-batch on one of `ranks` ranks.

@@ -9,7 +9,6 @@
 #include "llmc/ops/moe.h"
 #include "llmc/rollout/serve.h"
 #include "llmc/train/keys.h"
-#include "llmc/train/rl_stage.h"
 
 #include <algorithm>
 #include <cmath>
@@ -67,7 +66,7 @@ Run::Run(const Recipe& recipe, Comm& comm)
     RunShape shape = run_shape(recipe, tokenizer_, comm_);
     if (comm.servers() > 0) shape.samples = false; // their ranks have the engines
     stage_names_ = shape.stages;
-    check_prompts(recipe, tokenizer_, stage_names_); // RL may be days away
+    problems_ = read_problems(recipe, tokenizer_, stage_names_); // RL may be days away
     const Backend backend = choose_backend(recipe.text("", "device"));
     const int threads = threads_per_rank(int(recipe.integer("", "threads")), comm.local_size());
     ctx_ = std::make_unique<Ctx>(
@@ -121,6 +120,15 @@ void Run::check_recipe() {
     write_file_atomic(path, now);
 }
 
+// -stages may change between a run and its resumption, but not what is behind the checkpoint.
+void Run::check_stages(const std::vector<std::string>& begun) const {
+    for (size_t i = 0; i < std::min(begun.size(), stage_names_.size()); i++)
+        if (begun[i] != stage_names_[i])
+            fatal(format("%s: its stage %zu is %s, -stages has %s there", folder_.c_str(), i + 1,
+                         begun[i].c_str(), stage_names_[i].c_str()),
+                  "begin -stages with those it has begun, or give this run its own -name");
+}
+
 void Run::start_or_resume() {
     std::vector<std::string> warnings;
     const Json state =
@@ -132,6 +140,7 @@ void Run::start_or_resume() {
                      state.at("skipped").get<int64_t>()};
         stage_state_ = state.at("stage_state");
         metrics_bytes = state.at("metrics_bytes").get<uint64_t>();
+        check_stages(state.value("stages_begun", std::vector<std::string>()));
         last_saved_ = position_.global_step;
     } else if (!recipe_.text("", "init").empty()) {
         check_sums(recipe_.text("", "init"));
@@ -204,8 +213,8 @@ std::unique_ptr<SampleSource> Run::make_source() {
 
 std::unique_ptr<Stage> Run::make_stage(const std::string& name) {
     if (name == "rl")
-        return std::make_unique<RlStage>(recipe_, *ctx_, comm_, *model_, tokenizer_, folder_,
-                                         make_source());
+        return std::make_unique<RlStage>(recipe_, *ctx_, comm_, *model_, tokenizer_, *problems_.rl,
+                                         folder_, make_source());
     return std::make_unique<TextStage>(recipe_, comm_, name, model_->config, tokenizer_, folder_);
 }
 
@@ -372,7 +381,11 @@ void Run::train_step(Stage& stage) {
 
 void Run::save(bool stage_end) {
     log_->flush_to_disk();
+    const auto first = stage_names_.begin();
+    const std::vector<std::string> begun(first,
+                                         first + long(position_.stage) + (position_.step > 0));
     Json state = {{"stage", position_.stage},
+                  {"stages_begun", begun},
                   {"step", position_.step},
                   {"global_step", position_.global_step},
                   {"tokens", position_.tokens},

@@ -31,6 +31,7 @@ class Run {
     void open_folder();
     void check_recipe();
     void start_or_resume();
+    void check_stages(const std::vector<std::string>& begun) const;
     void describe() const;
     std::unique_ptr<SampleSource> make_source();
     void say_memory();
@@ -55,6 +56,7 @@ class Run {
     int lock_ = -1;
     Tokenizer tokenizer_;
     std::vector<std::string> stage_names_;
+    RunProblems problems_;
     std::unique_ptr<Ctx> ctx_;
     MemoryPlan plan_{};
     std::unique_ptr<Model> model_;
