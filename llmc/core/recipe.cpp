@@ -2,6 +2,7 @@
 #include "llmc/core/recipe.h"
 
 #include "llmc/core/error.h"
+#include "llmc/core/unicode.h"
 
 #include <algorithm>
 #include <cmath>
@@ -188,8 +189,7 @@ void Recipe::read_text(const std::string& text, const std::string& source) {
                     "a recipe is text; is this the right file?");
     int section = -1, line_number = 0;
     std::vector<std::pair<int, int>> seen;
-    const bool marked = text.starts_with("\xef\xbb\xbf"); // Windows editors write it
-    for (std::string line : split_text(marked ? text.substr(3) : text, '\n')) {
+    for (std::string line : split_text(text.substr(byte_order_mark(text)), '\n')) {
         line_number++;
         const std::string where = format("%s:%d", source.c_str(), line_number);
         line = trim_text(without_comment(line));

@@ -48,8 +48,8 @@ class Recipe {
     std::vector<std::string> read_arguments(const std::vector<std::string>& arguments);
     // The flags of read_arguments as (name, value), in their order.
     const std::vector<std::pair<std::string, std::string>>& flags() const { return flags_; }
-    bool
-    binds(const std::string& key) const; // Key::binds, by name or section.name; true if unknown
+    // Key::binds, by name or section.name; true where there is no such key.
+    bool binds(const std::string& key) const;
 
     // section "" = the whole run. require() if the table has no such key there.
     int64_t integer(const std::string& section, const std::string& key) const;

@@ -196,7 +196,7 @@ SafetensorsWriter::SafetensorsWriter(const std::string& path, const std::vector<
         offset += bytes;
     }
     text += "}";
-    text.resize((text.size() + 7) / 8 * 8, ' ');
+    text.resize(round_up(text.size(), size_t(8)), ' ');
     uint64_t header_bytes = text.size();
     file_.write(&header_bytes, 8);
     file_.write(text.data(), text.size());

@@ -223,6 +223,8 @@ std::string Utf8Stream::finish() {
     return out;
 }
 
+size_t byte_order_mark(std::string_view text) { return text.starts_with("\xef\xbb\xbf") ? 3 : 0; }
+
 std::string printable_text(std::string_view bytes) {
     Utf8Stream stream;
     std::string text = stream.push(bytes);

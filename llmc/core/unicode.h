@@ -30,6 +30,9 @@ class Utf8Stream {
 // untrained model writes escape sequences too) as their pictures, U+2400 and on.
 std::string printable_text(std::string_view bytes);
 
+// Bytes of UTF-8's byte order mark at the begin of a file, which Windows editors write: 3 or 0.
+size_t byte_order_mark(std::string_view text);
+
 std::string to_nfc(std::string_view text); // text is UTF-8; linear time
 
 // `text` with every character whose properties the libraries may not know replaced by one of equal

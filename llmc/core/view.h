@@ -7,6 +7,11 @@
 #include <cstring>
 #include <string>
 
+// The least multiple of `multiple` that is not below n.
+template <class T> constexpr T round_up(T n, T multiple) {
+    return (n + multiple - 1) / multiple * multiple;
+}
+
 enum class Dtype : int { f64, f32, bf16, f16, i32, i64, u8 };
 
 // bf16 as its bits.

@@ -192,7 +192,7 @@ std::string data_set_name(const std::string& spec) {
 
 ProblemSet::ProblemSet(const std::string& spec, Split split, double val_fraction, uint64_t seed)
     : spec_(spec), split_(split), seed_(seed) {
-    if (spec.rfind("embedded:", 0) == 0) {
+    if (is_embedded(spec)) {
         family_ = spec.substr(9);
         if (family_ != "arithmetic" && family_ != "chains")
             usage_error("problems: no source " + spec,

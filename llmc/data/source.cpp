@@ -4,6 +4,7 @@
 #include "llmc/core/error.h"
 #include "llmc/core/json.h"
 #include "llmc/core/recipe.h"
+#include "llmc/core/unicode.h"
 #include "llmc/data/corpus.h"
 #include "llmc/data/shard.h"
 
@@ -285,7 +286,7 @@ size_t text_begin(std::string_view file, const std::string& path) {
     if (file.starts_with("\xff\xfe") || file.starts_with("\xfe\xff"))
         fatal("data: " + path + ": expected UTF-8, found the mark of UTF-16 at byte 0",
               "iconv -f UTF-16 -t UTF-8 converts it");
-    return file.starts_with("\xef\xbb\xbf") ? 3 : 0;
+    return byte_order_mark(file);
 }
 
 bool in_validation(const std::string& text, double fraction) {
@@ -325,8 +326,10 @@ JsonlRow parse_jsonl_row(const std::string& line, const std::string& where) {
     return row;
 }
 
+bool is_embedded(const std::string& source) { return source.starts_with("embedded:"); }
+
 std::vector<std::string> source_files(const std::string& spec) {
-    if (spec.rfind("embedded:", 0) == 0 || !is_directory(spec)) return {spec};
+    if (is_embedded(spec) || !is_directory(spec)) return {spec};
     std::vector<std::string> files;
     for (const std::string& name : list_directory(spec))
         if (name.ends_with(".txt") || name.ends_with(".jsonl") || name.ends_with(".shard"))
@@ -336,13 +339,13 @@ std::vector<std::string> source_files(const std::string& spec) {
 
 std::unique_ptr<Source> open_source(const std::string& spec, const Tokenizer& tokenizer,
                                     Split split, double val_fraction, uint64_t seed) {
-    if (spec.rfind("embedded:", 0) == 0)
-        return open_embedded(spec, tokenizer, split, val_fraction, seed);
+    if (is_embedded(spec)) return open_embedded(spec, tokenizer, split, val_fraction, seed);
     if (!path_exists(spec))
         fatal("data: no file or folder " + spec,
               "give a .txt, .jsonl or .shard file, a folder of them, or embedded:arithmetic");
     auto source = std::make_unique<FileSource>(tokenizer, split, val_fraction);
-    for (const std::string& path : source_files(spec)) add_file(*source, path, !is_directory(spec));
+    const bool alone = !is_directory(spec);
+    for (const std::string& path : source_files(spec)) add_file(*source, path, alone);
     if (source->size() == 0) no_text(spec, split, source->documents(), val_fraction);
     return source;
 }

@@ -42,6 +42,8 @@ JsonlRow parse_jsonl_row(const std::string& line, const std::string& where);
 // only; a token that reaches beyond them is a target.
 Document text_document(const Tokenizer& tokenizer, const std::string& text, size_t prompt_bytes);
 
+bool is_embedded(const std::string& source); // generated, named embedded:NAME
+
 // The files a source is read from; of an embedded one its name.
 std::vector<std::string> source_files(const std::string& spec);
 

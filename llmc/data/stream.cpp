@@ -35,9 +35,8 @@ std::set<std::string> mixture_files(const std::string& spec) {
     std::set<std::string> files;
     for (const std::string& item : split_text(spec, ','))
         for (const std::string& file : source_files(trim_text(split_text(item, '*')[0])))
-            files.insert(file.rfind("embedded:", 0) == 0
-                             ? file
-                             : std::filesystem::weakly_canonical(file).string());
+            files.insert(is_embedded(file) ? file
+                                           : std::filesystem::weakly_canonical(file).string());
     return files;
 }
 

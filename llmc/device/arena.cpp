@@ -2,6 +2,7 @@
 #include "llmc/device/arena.h"
 
 #include "llmc/core/error.h"
+#include "llmc/core/view.h"
 #include "llmc/device/device_memory.h"
 
 #include <algorithm>
@@ -13,7 +14,7 @@ namespace {
 
 constexpr size_t kPage = 4096, kHugePage = size_t(2) << 20;
 
-size_t rounded(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+size_t rounded(size_t bytes) { return round_up(bytes, kPage); }
 
 #ifdef __SANITIZE_ADDRESS__ // red zones are worth more there than lazy pages
 constexpr bool kLazy = false;

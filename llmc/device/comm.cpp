@@ -55,7 +55,7 @@ void add_alone(Ctx& ctx, const View& own, const View& part, int64_t begin) {
 
 Comm::Range Comm::shard(int64_t n, int rank, int size) {
     const int64_t even = (n + size - 1) / size;
-    const int64_t length = (even + kAlignment - 1) / kAlignment * kAlignment;
+    const int64_t length = round_up(even, kAlignment);
     return {std::min(n, length * rank), std::min(n, length * (rank + 1))};
 }
 

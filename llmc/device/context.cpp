@@ -20,7 +20,7 @@ void Scratch::reserve(size_t bytes) {
 
 void* Scratch::alloc(size_t bytes) {
     constexpr size_t kLine = 64, kLeastBlock = size_t(1) << 20;
-    bytes = (bytes + kLine - 1) / kLine * kLine;
+    bytes = round_up(bytes, kLine);
     while (block_ < blocks_.size() && used_ + bytes > blocks_[block_].view().bytes()) {
         block_++;
         used_ = 0;

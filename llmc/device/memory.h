@@ -60,6 +60,9 @@ class HostEdit : public HostWrite {
 class Mirror {
   public:
     Mirror(Ctx& ctx, Buffer tensor);
+    template <class... Sizes> // rows, or rows and columns
+    Mirror(Ctx& ctx, Segment segment, Dtype dtype, const char* name, Sizes... sizes)
+        : Mirror(ctx, Buffer(ctx.arena, segment, dtype, name, sizes...)) {}
     View use(int64_t rows);                        // undefined values
     View give(const std::vector<int32_t>& values); // whole rows
     View give(const std::vector<double>& values);  // rounded to the tensor's dtype

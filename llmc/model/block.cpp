@@ -12,19 +12,17 @@
 #include <algorithm>
 #include <utility>
 
+constexpr size_t kAlignment = 64; // of a lent tensor, in bytes
+
 void BufferPool::lend(const View& place) {
-    constexpr size_t kAlignment = 64;
-    const size_t begin = size_t(place.data),
-                 at = (begin + kAlignment - 1) / kAlignment * kAlignment;
-    const size_t skipped = std::min(at - begin, place.bytes());
+    const size_t begin = size_t(place.data);
+    const size_t skipped = std::min(round_up(begin, kAlignment) - begin, place.bytes());
     lent_ = static_cast<char*>(place.data) + skipped;
     lent_bytes_ = place.empty() ? 0 : place.bytes() - skipped;
 }
 
 void* BufferPool::take_lent(int64_t elements, Dtype dtype) {
-    constexpr size_t kAlignment = 64;
-    const size_t bytes = size_t(elements) * dtype_bytes(dtype);
-    const size_t room = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    const size_t room = round_up(size_t(elements) * dtype_bytes(dtype), kAlignment);
     if (room > lent_bytes_) return nullptr;
     lent_bytes_ -= room;
     return std::exchange(lent_, lent_ + room);

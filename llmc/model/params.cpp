@@ -61,13 +61,13 @@ int64_t place(std::vector<Param>& params, int64_t offset, const ModelConfig& c,
                                   p.name.ends_with("up_proj.weight") ||
                                   (p.name.find(".experts.") != std::string::npos &&
                                    p.name.find(".experts.0.") == std::string::npos);
-        if (!inside_group) offset = (offset + kAlign - 1) / kAlign * kAlign;
+        if (!inside_group) offset = round_up(offset, kAlign);
         p.offset = offset;
         offset += p.size;
         if (p.layer < 0 && p.shape.size() == 2) // embedding, head: padded rows
             offset += (c.padded_vocab() - p.shape[0]) * p.shape[1];
     }
-    return (offset + kAlign - 1) / kAlign * kAlign;
+    return round_up(offset, kAlign);
 }
 
 } // namespace
@@ -174,7 +174,7 @@ void ParamSet::share_routers(const ParamSet& other) {
 void ParamSet::widen_routers(Arena& arena, Segment segment) {
     if (blocks_.empty() || blocks_[0].router.empty()) return;
     const int64_t weights = blocks_[0].router.size(), biases = blocks_[0].router_bias.size();
-    const int64_t room = (weights + biases + kAlign - 1) / kAlign * kAlign;
+    const int64_t room = round_up(weights + biases, kAlign);
     routers_ = Buffer(arena, segment, Dtype::f32, "routers", int64_t(blocks_.size()) * room);
     float* at = routers_.as<float>();
     for (BlockParams& b : blocks_) {

@@ -17,7 +17,7 @@ namespace {
 constexpr int kTile = 64; // keys of a block and query rows of a tile
 constexpr int kHalf = 32; // query rows of a tile on the diagonal: half its keys are masked
 
-int padded(int count) { return (count + kLanes - 1) / kLanes * kLanes; }
+int padded(int count) { return round_up(count, kLanes); }
 
 // One head's columns of a document's rows.
 template <class T> struct Columns {

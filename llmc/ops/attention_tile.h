@@ -16,7 +16,7 @@ namespace attention_tile {
 constexpr int kKeys = 64;    // keys of one block, counted from the start of the document
 constexpr int kQueries = 32; // query rows of one tile; divides kKeys
 
-inline int padded_keys(int keys) { return (keys + kLanes - 1) / kLanes * kLanes; }
+inline int padded_keys(int keys) { return round_up(keys, kLanes); }
 
 // Query rows that end in the same key block, and what the blocks so far have given them.
 struct Tile {

@@ -21,7 +21,7 @@ namespace {
 int64_t padded_rows(int64_t rows) {
     if (rows == 1) return 1;
     const int64_t step = rows <= 8 ? 4 : rows <= 256 ? 16 : 64;
-    return (rows + step - 1) / step * step;
+    return round_up(rows, step);
 }
 
 int pages_for(int64_t tokens, int page_size) { return int((tokens + page_size - 1) / page_size); }
@@ -41,11 +41,6 @@ int cache_pages(const EngineSettings& settings) {
 constexpr int kPrefillRows = 512; // most rows of a forward beyond one for each sequence
 
 int64_t forward_rows(const EngineSettings& s) { return padded_rows(s.rows + kPrefillRows); }
-
-template <class... Sizes> // rows, and columns where there are some
-Mirror mirror(Ctx& ctx, Dtype dtype, const char* name, Sizes... sizes) {
-    return Mirror(ctx, Buffer(ctx.arena, Segment::rollouts, dtype, name, sizes...));
-}
 
 } // namespace
 
@@ -74,20 +69,23 @@ Engine::Engine(Ctx& ctx, const Model& model, const EngineSettings& settings)
               "lower max_new_tokens or use shorter prompts");
 }
 
+constexpr Segment kRollouts = Segment::rollouts;
+
 Engine::Host::Host(Ctx& ctx, const ModelConfig& config, const EngineSettings& s)
-    : tokens(mirror(ctx, Dtype::i32, "tokens", forward_rows(s))),
-      positions(mirror(ctx, Dtype::i32, "positions", forward_rows(s))),
-      row(mirror(ctx, Dtype::i32, "row", forward_rows(s))),
-      length(mirror(ctx, Dtype::i32, "length", forward_rows(s))),
-      slot(mirror(ctx, Dtype::i32, "slot", forward_rows(s))),
-      table(mirror(ctx, Dtype::i32, "page_table", s.rows + 1, pages_for(s.longest, s.page_size))),
-      chosen(mirror(ctx, Dtype::i32, "rows", padded_rows(s.rows))),
-      logits(mirror(ctx, ctx.storage(), "logits", s.rows, config.padded_vocab())),
-      uniform(mirror(ctx, Dtype::f64, "uniform", s.rows)),
-      drawn(mirror(ctx, Dtype::i32, "tokens", s.rows)),
-      kept(mirror(ctx, Dtype::f64, "kept", s.rows)),
-      plain_stats(mirror(ctx, ctx.dtype(), "stats", s.rows, kLossStats)),
-      drawn_stats(mirror(ctx, ctx.dtype(), "stats", s.rows, kLossStats)) {}
+    : tokens(ctx, kRollouts, Dtype::i32, "tokens", forward_rows(s)),
+      positions(ctx, kRollouts, Dtype::i32, "positions", forward_rows(s)),
+      row(ctx, kRollouts, Dtype::i32, "row", forward_rows(s)),
+      length(ctx, kRollouts, Dtype::i32, "length", forward_rows(s)),
+      slot(ctx, kRollouts, Dtype::i32, "slot", forward_rows(s)),
+      table(ctx, kRollouts, Dtype::i32, "page_table", s.rows + 1,
+            pages_for(s.longest, s.page_size)),
+      chosen(ctx, kRollouts, Dtype::i32, "rows", padded_rows(s.rows)),
+      logits(ctx, kRollouts, ctx.storage(), "logits", s.rows, config.padded_vocab()),
+      uniform(ctx, kRollouts, Dtype::f64, "uniform", s.rows),
+      drawn(ctx, kRollouts, Dtype::i32, "tokens", s.rows),
+      kept(ctx, kRollouts, Dtype::f64, "kept", s.rows),
+      plain_stats(ctx, kRollouts, ctx.dtype(), "stats", s.rows, kLossStats),
+      drawn_stats(ctx, kRollouts, ctx.dtype(), "stats", s.rows, kLossStats) {}
 
 Engine::~Engine() = default;
 

@@ -8,17 +8,16 @@
 
 constexpr int64_t kScoreRows = 1024; // tokens of one forward, where no text is longer
 
-static Mirror indices(Ctx& ctx, const char* name, int64_t rows) {
-    return Mirror(ctx, Buffer(ctx.arena, Segment::activations, Dtype::i32, name, rows));
-}
+constexpr Segment kRows = Segment::activations;
 
 Scorer::Scorer(Ctx& ctx, Model& model, int64_t longest)
     : ctx_(ctx), model_(model), rows_(std::max(longest, kScoreRows)),
       pass_(ctx, model, {rows_, kScoreRows, false, Recompute::yes}),
-      tokens_(indices(ctx, "tokens", rows_)), positions_(indices(ctx, "positions", rows_)),
-      doc_start_(indices(ctx, "doc_start", rows_)), targets_(indices(ctx, "targets", rows_)),
-      stats_(ctx,
-             Buffer(ctx.arena, Segment::activations, ctx.dtype(), "stats", rows_, kLossStats)) {
+      tokens_(ctx, kRows, Dtype::i32, "tokens", rows_),
+      positions_(ctx, kRows, Dtype::i32, "positions", rows_),
+      doc_start_(ctx, kRows, Dtype::i32, "doc_start", rows_),
+      targets_(ctx, kRows, Dtype::i32, "targets", rows_),
+      stats_(ctx, kRows, ctx.dtype(), "stats", rows_, kLossStats) {
     if (longest > model.config.max_positions)
         fatal(format("score: a text of %ld tokens, the model has %d positions", long(longest),
                      model.config.max_positions),

@@ -18,7 +18,7 @@ std::unique_ptr<DataStream> Run::validation_stream() const {
     learnt.merge(mixture_files(recipe_.text("midtrain", "data")));
     bool apart = !data.empty();
     for (const std::string& file : mixture_files(data))
-        apart = apart && file.rfind("embedded:", 0) != 0 && !learnt.contains(file);
+        apart = apart && !is_embedded(file) && !learnt.contains(file);
     if (apart) options.val_fraction = 1;
     if (data.empty()) data = recipe_.text("pretrain", "data");
     if (options.val_fraction == 0 || data.empty()) return nullptr;

@@ -32,10 +32,6 @@ void pad_rows(MicroBatch& m) {
     }
 }
 
-Mirror column(Ctx& ctx, Dtype dtype, const char* name, int64_t rows) {
-    return Mirror(ctx, Buffer(ctx.arena, Segment::activations, dtype, name, rows));
-}
-
 } // namespace
 
 MicroBatch text_rows(PackedRows packed) {
@@ -65,15 +61,16 @@ std::vector<MicroBatch> cut_rows(const MicroBatch& rows, int part, int parts, in
     return cut;
 }
 
+constexpr Segment kRows = Segment::activations;
+
 MicroBatchViews::MicroBatchViews(Ctx& ctx, int64_t rows)
-    : tokens_(column(ctx, Dtype::i32, "tokens", rows)),
-      positions_(column(ctx, Dtype::i32, "positions", rows)),
-      doc_start_(column(ctx, Dtype::i32, "doc_start", rows)),
-      targets_(column(ctx, Dtype::i32, "targets", rows)),
-      scale_(column(ctx, ctx.dtype(), "scale", rows)),
-      old_logp_(column(ctx, ctx.dtype(), "old_logp", rows)),
-      stats_(ctx, Buffer(ctx.arena, Segment::activations, ctx.dtype(), "stats", rows, kLossStats)) {
-}
+    : tokens_(ctx, kRows, Dtype::i32, "tokens", rows),
+      positions_(ctx, kRows, Dtype::i32, "positions", rows),
+      doc_start_(ctx, kRows, Dtype::i32, "doc_start", rows),
+      targets_(ctx, kRows, Dtype::i32, "targets", rows),
+      scale_(ctx, kRows, ctx.dtype(), "scale", rows),
+      old_logp_(ctx, kRows, ctx.dtype(), "old_logp", rows),
+      stats_(ctx, kRows, ctx.dtype(), "stats", rows, kLossStats) {}
 
 void MicroBatchViews::fill(const MicroBatch& m) {
     batch = {tokens_.give(m.tokens), positions_.give(m.positions), doc_start_.give(m.doc_start)};

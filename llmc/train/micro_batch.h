@@ -17,9 +17,7 @@ struct MicroBatch {
 
 // Rows are padded to a multiple of 256, so that few GEMM shapes are prepared.
 constexpr int64_t kRowMultiple = 256;
-inline int64_t padded_pass_rows(int64_t rows) {
-    return (rows + kRowMultiple - 1) / kRowMultiple * kRowMultiple;
-}
+inline int64_t padded_pass_rows(int64_t rows) { return round_up(rows, kRowMultiple); }
 
 // Packed text as rows of no weight yet.
 MicroBatch text_rows(PackedRows packed);

@@ -1,6 +1,7 @@
 // The memory of the GPU that the SIMT runtime plays: mapped without access, but while the device
 // works. The host that forgets a copy does not get by with luck.
 #include "llmc/device/device_memory.h"
+#include "llmc/core/view.h"
 
 #include <cstring>
 #include <map>
@@ -10,7 +11,7 @@
 namespace {
 
 constexpr size_t kPage = 4096;
-size_t rounded(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+size_t rounded(size_t bytes) { return round_up(bytes, kPage); }
 
 class SimtMemory : public DeviceMemory {
   public:
