@@ -6,6 +6,7 @@
 import argparse
 import json
 import pathlib
+import sys
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("recipe", nargs="?", default="embedded.ini")
@@ -74,7 +75,7 @@ def prior_table():
               f"head mass x {head['val_head_mass'] / base['val_head_mass']:.3f} with lambda_head 0.1")
 
 
-if not any(root.glob("embedded_*seed=*/metrics.jsonl")):
-    sys.exit(f"prior_table: {root} has no run embedded_...seed=N; scripts/experiment.sh makes them")
+if not any(root.glob(f"{recipe}_*seed=*/metrics.jsonl")):
+    sys.exit(f"prior_table: {root} has no run {recipe}_...seed=N; scripts/experiment.sh makes them")
 rl_table()
 prior_table()

@@ -31,5 +31,5 @@ part "values of metrics.jsonl in the table" table "$work/plain/metrics.jsonl"
 part "samples as they are in the run folder" samples "$work/plain/samples"
 check "a folder without a run is refused" sh -c '! python3 scripts/report.py "$1" 2>/dev/null' - "$work/absent"
 check "and one without the experiment's runs" \
-    sh -c 'python3 scripts/prior_table.py "$1" 2>&1 >/dev/null | grep -q "has no run embedded_"' - "$work"
+    sh -c 'python3 scripts/prior_table.py -runs "$1" 2>&1 >/dev/null | grep -q "^prior_table: .* has no run embedded_"' - "$work"
 finish
