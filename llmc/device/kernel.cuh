@@ -65,6 +65,12 @@ template <class T, int N> __device__ __forceinline__ Pack<T> pack(const float (&
     return p;
 }
 
+// Whether rows are read twice, by the kernels' streamed forms, as what a block would keep of them
+// does not fit its shared memory; a test asks for these by path 0.
+inline bool streamed(const Ctx& ctx, size_t shared_bytes) {
+    return kernel_path(ctx) == 0 || shared_bytes > shared_limit(ctx);
+}
+
 // ------------------------------------------------------------------------------------------------
 // reductions, in a fixed order
 

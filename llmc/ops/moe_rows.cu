@@ -143,7 +143,7 @@ void combine_backward(Ctx& ctx, View dslots, View dweights, const View& dout, co
                                    aligned_rows<T>(slots)};
     LaunchShape shape{(a.N + kWarps - 1) / kWarps, kThreads, 1,
                       size_t(kWarps) * 16 * size_t(vectors_of<T>(a.C))};
-    if (kernel_path(ctx) != 0 && shape.shared_bytes <= shared_limit(ctx))
+    if (!streamed(ctx, shape.shared_bytes))
         return LAUNCH(ctx, (moe_combine_backward_kernel<T, false>), shape, a);
     shape.shared_bytes = 0;
     LAUNCH(ctx, (moe_combine_backward_kernel<T, true>), shape, a);

@@ -213,10 +213,6 @@ __global__ void __launch_bounds__(kThreads) rmsnorm_backward_streamed_kernel(Nor
 // ------------------------------------------------------------------------------------------------
 // launchers
 
-bool streamed(const Ctx& ctx, size_t shared_bytes) {
-    return kernel_path(ctx) == 0 || shared_bytes > shared_limit(ctx);
-}
-
 template <class T>
 void forward(Ctx& ctx, View out, View residual, View rstd, const View& inp, const View& delta,
              const View& weight, double eps) {

@@ -138,8 +138,9 @@ RunShape run_shape(const Recipe& recipe, const Tokenizer& tokenizer, Comm& comm)
             one_micro_batch &= rl_has_one_micro_batch(recipe, comm.size());
             continue;
         }
-        rows = std::max(rows, text_pass_rows(recipe, stage, comm.size()));
-        one_micro_batch &= text_micro_batches(recipe, stage, comm.size()) == 1;
+        const BatchUnits units(recipe, stage, comm.size());
+        rows = std::max(rows, units.pass_rows());
+        one_micro_batch &= units.per_rank == 1;
         shape.config.max_positions =
             std::max(shape.config.max_positions, int(recipe.integer(stage, "context")));
     }

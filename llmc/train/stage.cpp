@@ -34,21 +34,10 @@ int64_t rows_at_a_time(const Recipe& recipe, int64_t context, int64_t rows) {
     return std::clamp<int64_t>(recipe.integer("", "pass_rows") / context, 1, rows);
 }
 
-int parts_of_unit(int64_t units, int ranks) { return units % ranks == 0 ? 1 : ranks; }
-
-int64_t text_pass_rows(const Recipe& recipe, const std::string& stage, int ranks) {
-    const int64_t context = recipe.integer(stage, "context"),
-                  batch = recipe.integer(stage, "batch");
-    const int64_t unit = rows_at_a_time(recipe, context, batch);
-    return part_rows(unit * context, parts_of_unit((batch + unit - 1) / unit, ranks), context);
-}
-
-int64_t text_micro_batches(const Recipe& recipe, const std::string& stage, int ranks) {
-    const int64_t batch = recipe.integer(stage, "batch");
-    const int64_t unit = rows_at_a_time(recipe, recipe.integer(stage, "context"), batch);
-    const int64_t units = (batch + unit - 1) / unit;
-    return parts_of_unit(units, ranks) == 1 ? units / ranks : units;
-}
+BatchUnits::BatchUnits(const Recipe& recipe, const std::string& stage, int ranks)
+    : batch(recipe.integer(stage, "batch")), context(recipe.integer(stage, "context")),
+      rows(rows_at_a_time(recipe, context, batch)), count((batch + rows - 1) / rows),
+      parts(count % ranks == 0 ? 1 : ranks), per_rank(parts == 1 ? count / ranks : count) {}
 
 StreamOptions stream_options(const Recipe& recipe, const std::string& stage, Split split) {
     return {recipe.integer(stage, "context"),
@@ -63,9 +52,9 @@ TextStage::TextStage(const Recipe& recipe, const Comm& comm, const std::string& 
                      const ModelConfig& config, const Tokenizer& tokenizer, const std::string& run)
     : Stage(recipe, comm, stage, config), run_(run),
       stream_(recipe.text(stage, "data"), stream_options(recipe, stage, Split::train), tokenizer),
-      batch_rows_(recipe.integer(stage, "batch")), context_(recipe.integer(stage, "context")) {
-    micro_rows_ = rows_at_a_time(recipe, context_, batch_rows_);
-    const int64_t tokens = recipe.integer(stage, "tokens"), per_step = batch_rows_ * context_;
+      units_(recipe, stage, comm.size()) {
+    const int64_t tokens = recipe.integer(stage, "tokens"),
+                  per_step = units_.batch * units_.context;
     if (steps == 0) steps = (tokens + per_step - 1) / per_step;
     if (steps == 0) usage_error("[" + stage + "] has neither steps nor tokens", "set one of them");
 }
@@ -73,19 +62,18 @@ TextStage::TextStage(const Recipe& recipe, const Comm& comm, const std::string& 
 void TextStage::next_batch(int64_t step, StageBatch& batch) {
     batch = StageBatch{};
     if (!std::exchange(begun_, true)) batch.note = stream_.left_out();
-    batch.rows = batch_rows_ * context_;
-    const int64_t units = (batch_rows_ + micro_rows_ - 1) / micro_rows_;
-    const int parts = parts_of_unit(units, comm_.size()), part = comm_.rank() % parts;
+    batch.rows = units_.batch * units_.context;
+    const int part = comm_.rank() % units_.parts;
     const bool saved = comm_.root() && step < recipe_.integer("", "save_batches");
     std::vector<PackedRows> seen;
-    for (int64_t i = 0; i < units; i++) {
+    for (int64_t i = 0; i < units_.count; i++) {
         PackedRows packed;
-        stream_.next_rows(std::min(micro_rows_, batch_rows_ - i * micro_rows_), packed);
+        stream_.next_rows(std::min(units_.rows, units_.batch - i * units_.rows), packed);
         for (int32_t target : packed.targets) batch.tokens += target != kIgnoredTarget;
         if (saved) seen.push_back(packed);
-        if (parts == 1 && i % comm_.size() != comm_.rank()) continue;
+        if (units_.parts == 1 && i % comm_.size() != comm_.rank()) continue;
         const MicroBatch unit = text_rows(std::move(packed));
-        for (MicroBatch& m : cut_rows(unit, part, parts, int64_t(unit.tokens.size())))
+        for (MicroBatch& m : cut_rows(unit, part, units_.parts, int64_t(unit.tokens.size())))
             batch.micro.push_back(std::move(m));
     }
     // A batch may have no target at all where prompts are none: it teaches nothing.

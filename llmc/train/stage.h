@@ -42,6 +42,21 @@ class Stage {
     const Comm& comm_;
 };
 
+// Rows of `context` tokens packed together: as many of `rows` as fit into pass_rows, at least one.
+int64_t rows_at_a_time(const Recipe& recipe, int64_t context, int64_t rows);
+
+// How a text stage's batch is shared out: in units of rows packed together, whole ones where every
+// rank gets as many, else each among all ranks.
+struct BatchUnits {
+    int64_t batch, context; // rows, tokens of a row
+    int64_t rows, count;    // of a unit, the last may have fewer; units
+    int parts;              // of a unit: 1 or the ranks
+    int64_t per_rank;       // micro-batches
+    BatchUnits(const Recipe& recipe, const std::string& stage, int ranks);
+    // Most tokens of a micro-batch.
+    int64_t pass_rows() const { return part_rows(rows * context, parts, context); }
+};
+
 // Pre-training and mid-training: packed text, every target weighs 1 / (targets of the step). Every
 // rank packs the whole batch, in units of pass_rows whatever the number of ranks, and keeps its
 // share: what is learnt does not depend on the ranks.
@@ -57,17 +72,8 @@ class TextStage : public Stage {
     const std::string run_; // folder
     DataStream stream_;
     bool begun_ = false; // what is left out of the data is said once
-    int64_t batch_rows_, micro_rows_, context_;
+    const BatchUnits units_;
 };
-
-// Rows of `context` tokens packed together: as many of `rows` as fit into pass_rows, at least one.
-int64_t rows_at_a_time(const Recipe& recipe, int64_t context, int64_t rows);
-// Ranks among which each of a batch's units is shared out; 1 where every rank gets as many units.
-int parts_of_unit(int64_t units, int ranks);
-// Most tokens of a text stage's micro-batch on one of `ranks` ranks.
-int64_t text_pass_rows(const Recipe& recipe, const std::string& stage, int ranks);
-// Most micro-batches of a step of one.
-int64_t text_micro_batches(const Recipe& recipe, const std::string& stage, int ranks);
 
 // The stream options of a text stage or of validation.
 StreamOptions stream_options(const Recipe& recipe, const std::string& stage, Split split);
