@@ -39,12 +39,13 @@ __device__ __forceinline__ void load_pages(T* keys, T* values, const PagedInputs
     constexpr int K = kVector<T>, kKeyPieces = S::kColumns / K, kPieces = kWidth / K;
     static_assert(S::kThreads % kKeyPieces == 0); // a thread's keys are the same in every row
     const int piece_of_keys = int(threadIdx.x) % kKeyPieces, first = key + piece_of_keys * K;
-    auto key_row = [&](int position) { // of d = 0
-        return a.k_pages + table[position / a.page_size] * a.page_ld +
-               int64_t(hkv * a.D) * a.page_size + position % a.page_size;
+    auto key_row = [&](int page, int position) { // of d = 0
+        return a.k_pages + page * a.page_ld + int64_t(hkv * a.D) * a.page_size +
+               position % a.page_size;
     };
     const bool whole = first < length && a.whole_keys;
-    const T* row = whole ? key_row(first) : nullptr;
+    const int page_of_piece = whole ? table[first / a.page_size] : 0;
+    const T* row = whole ? key_row(page_of_piece, first) : nullptr;
     for (int i = int(threadIdx.x); i < kWidth * kKeyPieces; i += S::kThreads) {
         const int d = i / kKeyPieces;
         T* target = piece_at<T, S::kColumns>(keys, d, piece_of_keys);
@@ -55,23 +56,23 @@ __device__ __forceinline__ void load_pages(T* keys, T* values, const PagedInputs
         Pack<T> pack;
 #pragma unroll
         for (int e = 0; e < K; e++)
-            pack.v[e] = d < a.D && first + e < length ? key_row(first + e)[d * a.page_size]
-                                                      : from_float<T>(0);
+            pack.v[e] = d < a.D && first + e < length
+                            ? key_row(table[(first + e) / a.page_size], first + e)[d * a.page_size]
+                            : from_float<T>(0);
         st128(target, pack);
     }
-    int page = -1; // whose entry of the table is `values_of`
-    const T* values_of = nullptr;
+    static_assert(S::kColumns * kPieces % S::kThreads == 0 && kKeyPieces <= 32);
     for (int i = int(threadIdx.x); i < S::kColumns * kPieces; i += S::kThreads) {
         const int piece = i % kPieces, position = key + i / kPieces;
         T* target = piece_at<T, kWidth>(values, i / kPieces, piece);
+        // Where a piece of keys has one page, the table was read for it, by every warp.
+        int page = __shfl_sync(~0u, page_of_piece, i / kPieces / K);
         if (position >= length) {
             st128(target, Pack<T>{});
             continue;
         }
-        if (position / a.page_size != page) {
-            page = position / a.page_size;
-            values_of = a.v_pages + table[page] * a.page_ld + int64_t(hkv) * a.page_size * a.D;
-        }
+        if (!a.whole_keys) page = table[position / a.page_size];
+        const T* values_of = a.v_pages + page * a.page_ld + int64_t(hkv) * a.page_size * a.D;
         const T* source = values_of + position % a.page_size * a.D;
         if (a.aligned && (piece + 1) * K <= a.D) cp_async16(target, source + piece * K);
         else st128(target, load_vector(source, a.D, piece, a.aligned, 0));

@@ -200,7 +200,8 @@ std::vector<OpRow> op_rows() {
         {"square sum, fp32", "n=327680", 4 * NC, square_sum}};
 }
 
-// Sequences of 96 positions in pages of 32: a decoding step, and the writing of one prompt. bf16.
+// Sequences in pages of 32: a decoding step at 96 and at 1024 positions, where a row's query, length
+// and table weigh little beside its keys and values, and the writing of one prompt. bf16.
 std::vector<OpRow> paged_rows() {
     const Dtype x = Dtype::bf16;
     constexpr int64_t kPage = 32, kPositions = 96, kSequences = 4, kHeads = 8, kPairs = 2, D = 128;
@@ -209,14 +210,14 @@ std::vector<OpRow> paged_rows() {
         return keys ? make_view(rows.data, x, name, count, kPairs * D, kPage)
                     : make_view(rows.data, x, name, count, kPairs * kPage, D);
     };
-    auto paged = [=](Ctx& ctx, Watcher& m) {
-        const int64_t per = kPositions / kPage, count = kSequences * per;
+    auto step = [=](Ctx& ctx, Watcher& m, int64_t positions) {
+        const int64_t per = positions / kPage, count = kSequences * per;
         View table = m.make("table", Dtype::i32, kSequences, per);
         View row = vector_view(m, "row", Dtype::i32, kSequences);
         View length = vector_view(m, "length", Dtype::i32, kSequences);
         for (int i = 0; i < count; i++) table.as<int32_t>()[i] = i;
         for (int i = 0; i < kSequences; i++) row.as<int32_t>()[i] = i;
-        for (int i = 0; i < kSequences; i++) length.as<int32_t>()[i] = kPositions;
+        for (int i = 0; i < kSequences; i++) length.as<int32_t>()[i] = int32_t(positions);
         attention_paged_forward(ctx, m.make("out", x, kSequences, kHeads * D),
                                 m.make("q", x, kSequences, kHeads * D), pages(m, "k", count, true),
                                 pages(m, "v", count, false), table, row, length, kHeads, kPairs);
@@ -229,10 +230,15 @@ std::vector<OpRow> paged_rows() {
                          m.make("k", x, kPositions, kPairs * D),
                          m.make("v", x, kPositions, kPairs * D), slot);
     };
-    const double cached = double(kPositions * kPairs * D * 2 * 2);
-    return {{"attention paged", "N=4x96 H=8+2 D=128",
-             kSequences * cached + double(kSequences * kHeads * D * 4), paged},
-            {"kv store", "N=96 H=2 D=128", 2 * cached, store}};
+    auto cached = [=](int64_t positions) { return double(positions * kPairs * D * 2 * 2); };
+    auto paged = [=](const char* shape, int64_t positions) {
+        return OpRow{"attention paged", shape,
+                     kSequences * cached(positions) + double(kSequences * kHeads * D * 4),
+                     [=](Ctx& ctx, Watcher& m) { step(ctx, m, positions); }};
+    };
+    return {paged("N=4x96 H=8+2 D=128", kPositions),
+            paged("N=4x1024 H=8+2 D=128", 1024),
+            {"kv store", "N=96 H=2 D=128", 2 * cached(kPositions), store}};
 }
 
 // K different experts for each row, ascending; the slots that follow from them.
