@@ -3,6 +3,7 @@
 #pragma once
 #include "llmc/device/pair.h"
 #include "llmc/device/simd.h"
+#include "llmc/device/tile.h"
 
 #include <algorithm>
 
@@ -26,6 +27,11 @@ template <> struct Operand<float> {
     static OperandBlock<X> by_rows(const float* in, int64_t ld, int64_t, int64_t, X*) {
         return {in, ld};
     }
+    // the same packed, `columns` <= kTileColumns of them: (terms(rows), kTileColumns). row(r) is
+    // where row r begins.
+    template <class Row> static void strip(X* out, const Row& row, int64_t rows, int columns) {
+        for (int64_t r = 0; r < rows; r++) std::copy_n(row(r), columns, out + r * kTileColumns);
+    }
     // and transposed, as the right factor: (terms(columns), padded >= rows).
     static void transpose(X* out, int64_t out_ld, const float* in, int64_t ld, int rows,
                           int columns, int padded) {
@@ -46,8 +52,12 @@ template <> struct Operand<bf16> {
     }
     static OperandBlock<X> by_rows(const bf16* in, int64_t ld, int64_t rows, int64_t columns,
                                    X* room) {
-        pair_rows(room, columns, in, ld, rows, columns);
+        pair_rows(
+            room, columns, [&](int64_t r) { return in + r * ld; }, rows, columns);
         return {room, columns};
+    }
+    template <class Row> static void strip(X* out, const Row& row, int64_t rows, int columns) {
+        pair_rows(out, kTileColumns, row, rows, columns);
     }
     static void transpose(X* out, int64_t out_ld, const bf16* in, int64_t ld, int rows, int columns,
                           int padded) {

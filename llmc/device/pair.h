@@ -26,13 +26,13 @@ inline void pair_row(Pair* out, const bf16* in, int64_t columns) {
     if (columns % 2) out[columns / 2].odd = bf16{0};
 }
 
-// out (pairs of rows, columns)
-inline void pair_rows(Pair* out, ptrdiff_t out_ld, const bf16* in, ptrdiff_t in_ld, int64_t rows,
-                      int64_t columns) {
+// out (pairs of rows, columns); row(r) is where row r begins
+template <class Row>
+void pair_rows(Pair* out, ptrdiff_t out_ld, const Row& row, int64_t rows, int64_t columns) {
     for (int64_t r = 0; r < rows; r += 2) {
-        const bf16 *even = in + r * in_ld, *odd = even + in_ld;
+        const bf16 *even = row(r), *odd = r + 1 < rows ? row(r + 1) : nullptr;
         Pair* line = out + r / 2 * out_ld;
-        if (r + 1 < rows)
+        if (odd)
             for (int64_t c = 0; c < columns; c++) line[c] = {even[c], odd[c]};
         else
             for (int64_t c = 0; c < columns; c++) line[c] = {even[c], bf16{0}};

@@ -1,7 +1,8 @@
 // Mixture of experts on the CPU. The grouped products run through tile_gemm: one task = one expert
 // and one panel of output columns, so that few or uneven experts still fill the cores, every
 // element is one chain in a fixed order, and a slot's result does not depend on how many the
-// expert has. Contract: moe.h.
+// expert has. Right factors are packed into strips of 32 columns: lines a kilobyte apart, as they lie
+// in the tensors, share a few of the first-level cache's sets. Contract: moe.h.
 #include "llmc/device/gemm_rows.h"
 #include "llmc/device/operand.h"
 #include "llmc/device/parallel.h"
@@ -14,24 +15,46 @@
 
 namespace {
 
-constexpr int kPanel = 128; // output columns of one task
-constexpr int kRows = 64;   // slots multiplied at a time
+constexpr int64_t kStrip = kTileColumns; // columns
+constexpr int kRows = 64;                // slots multiplied at a time
+constexpr int64_t kPanelTerms = 1 << 16; // of a panel, which stays in the second-level cache
+constexpr int kChain = 128;              // terms of a strip, which stay in the first-level cache
 
-int panels(int64_t width) { return int((width + kPanel - 1) / kPanel); }
+// Output columns of one task, whose weights are packed once, as strips (terms, 32).
+struct Panels {
+    int64_t width, count;
+    Panels(int64_t columns, int64_t terms)
+        : width(std::clamp<int64_t>(kPanelTerms / std::max<int64_t>(terms, 1) / kStrip * kStrip,
+                                    kStrip, 256)),
+          count((columns + width - 1) / width) {}
+};
 
-// Columns of some slots' rows, where they lie or gathered into `room`, (kRows, width).
+// The strips of a block's columns: body(first column, columns).
+template <class Body> void for_strips(int64_t width, const Body& body) {
+    for (int64_t j = 0; j < width; j += kStrip) body(j, int(std::min<int64_t>(kStrip, width - j)));
+}
+
+// c (m, width) = a (m, terms) times packed strips.
+template <class X>
+void multiply(int m, int64_t width, int64_t terms, const OperandBlock<X>& a, const X* strips,
+              float* c, int64_t ldc) {
+    for_strips(width, [&](int64_t j, int columns) {
+        for (int64_t p = 0; p < terms; p += kChain)
+            tile_gemm(m, columns, int(std::min<int64_t>(kChain, terms - p)), a.data + p, a.ld, 1,
+                      strips + j * terms + p * kStrip, kStrip, c + j, ldc,
+                      p == 0 ? TileStore::overwrite : TileStore::accumulate);
+    });
+}
+
+// Some slots' rows of a tensor: where they lie, or in the rows `slot_row` names.
 template <class T> struct SlotRows {
     const T* data;
     int64_t ld;
-    SlotRows(const View& in, const View& slot_row, int64_t slot, int count, int64_t column,
-             int width, T* room)
-        : data(in.as<T>() + slot * in.ld + column), ld(in.ld) {
-        if (slot_row.empty()) return;
-        const int32_t* row = slot_row.as<int32_t>() + slot;
-        for (int r = 0; r < count; r++)
-            std::copy_n(in.as<T>() + row[r] * in.ld + column, width, room + r * width);
-        data = room, ld = width;
-    }
+    const int32_t* index; // null: they follow each other
+    SlotRows(const View& in, const View& slot_row, int64_t slot)
+        : data(in.as<T>() + (slot_row.empty() ? slot * in.ld : 0)), ld(in.ld),
+          index(slot_row.empty() ? nullptr : slot_row.as<int32_t>() + slot) {}
+    const T* operator()(int64_t r) const { return data + (index ? index[r] : r) * ld; }
 };
 
 template <class T>
@@ -40,28 +63,34 @@ void grouped_forward(Ctx& ctx, View out, const View& inp, const View& slot_row, 
     typedef Operand<T> Op;
     typedef typename Op::X X;
     const int64_t E = weight.shape[0], O = weight.shape[1], C = weight.shape[2];
+    const int64_t terms = Op::terms(C);
+    const Panels panels(O, terms);
     const int32_t* begin = offsets.as<int32_t>();
     ScratchFrame frame(ctx.scratch);
-    const int64_t terms = Op::terms(C), room = terms * (kPanel + kRows) + kRows * (C + kPanel);
+    const int64_t room = (terms + kRows) * panels.width + (terms + C) * kRows;
     float* memory = ctx.scratch.alloc_of<float>(room * omp_get_max_threads());
-    parallel_for_dynamic(E * panels(O), [&](int64_t task, int thread) {
-        const int64_t e = task / panels(O), o0 = task % panels(O) * kPanel;
-        const int width = int(std::min<int64_t>(kPanel, O - o0));
+    parallel_for_dynamic(E * panels.count, [&](int64_t task, int thread) {
+        const int64_t e = task / panels.count, o0 = task % panels.count * panels.width;
+        const int64_t width = std::min(panels.width, O - o0);
         if (begin[e] == begin[e + 1]) return;
         float* free = memory + thread * room;
         auto take = [&](int64_t count) { return (free += count) - count; };
-        X* panel = reinterpret_cast<X*>(take(terms * kPanel)); // (C, width)
+        X* strips = reinterpret_cast<X*>(take(terms * panels.width));
         X* a_room = reinterpret_cast<X*>(take(terms * kRows));
         T* rows = reinterpret_cast<T*>(take(C * kRows));
-        float* tile_room = take(kPanel * kRows);
-        Op::transpose(panel, width, weight.as<T>() + (e * O + o0) * C, C, width, int(C), width);
+        float* tile_room = take(panels.width * kRows);
+        for_strips(width, [&](int64_t j, int columns) {
+            Op::transpose(strips + j * terms, kStrip, weight.as<T>() + (e * O + o0 + j) * C, C,
+                          columns, int(C), kStrip);
+        });
         for (int64_t s = begin[e]; s < begin[e + 1]; s += kRows) {
             const int count = int(std::min<int64_t>(kRows, begin[e + 1] - s));
-            const SlotRows<T> x(inp, slot_row, s, count, 0, int(C), rows);
-            const OperandBlock<X> a = Op::by_columns(x.data, x.ld, count, C, a_room);
+            const SlotRows<T> x(inp, slot_row, s);
+            for (int r = 0; x.index && r < count; r++) std::copy_n(x(r), C, rows + r * C);
+            const OperandBlock<X> a =
+                Op::by_columns(x.index ? rows : x(0), x.index ? C : x.ld, count, C, a_room);
             const OutBlock<T> tile(out.as<T>() + s * out.ld + o0, out.ld, width, tile_room);
-            tile_gemm(count, width, int(terms), a.data, a.ld, 1, panel, width, tile.data, tile.ld,
-                      TileStore::overwrite); // (M5)
+            multiply(count, width, terms, a, strips, tile.data, tile.ld); // (M5)
             tile.store(count, width);
         }
     });
@@ -73,36 +102,53 @@ void grouped_backward(Ctx& ctx, View dinp, View dweight, const View& dout, const
     typedef Operand<T> Op;
     typedef typename Op::X X;
     const int64_t E = weight.shape[0], O = weight.shape[1], C = weight.shape[2];
+    const int64_t terms = Op::terms(O), slot_terms = Op::terms(kRows);
+    const Panels panels(C, terms);
     const int32_t* begin = offsets.as<int32_t>();
     ScratchFrame frame(ctx.scratch);
-    const int64_t terms = Op::terms(O), room = terms * (kPanel + kRows) + kRows * (O + 3 * kPanel);
+    const int64_t d_width = round_up(O, kStrip);
+    const int64_t room =
+        (terms + slot_terms + kRows) * panels.width + terms * kRows + slot_terms * d_width;
     float* memory = ctx.scratch.alloc_of<float>(room * omp_get_max_threads());
-    parallel_for_dynamic(E * panels(C), [&](int64_t task, int thread) { // (M6)
-        const int64_t e = task / panels(C), c0 = task % panels(C) * kPanel;
-        const int width = int(std::min<int64_t>(kPanel, C - c0));
+    parallel_for_dynamic(E * panels.count, [&](int64_t task, int thread) { // (M6)
+        const int64_t e = task / panels.count, c0 = task % panels.count * panels.width;
+        const int64_t width = std::min(panels.width, C - c0);
         if (begin[e] == begin[e + 1]) return;
         float* free = memory + thread * room;
         auto take = [&](int64_t count) { return (free += count) - count; };
-        X* w_room = reinterpret_cast<X*>(take(terms * kPanel));
+        X* w_strips = reinterpret_cast<X*>(take(terms * panels.width));
         X* a_room = reinterpret_cast<X*>(take(terms * kRows));
-        X *d_room = reinterpret_cast<X*>(take(O * kRows)), // pairs along the slots
-            *x_room = reinterpret_cast<X*>(take(kPanel * kRows));
-        T* rows = reinterpret_cast<T*>(take(kPanel * kRows));
-        float* tile_room = take(kPanel * kRows);
-        const auto w = Op::by_rows(weight.as<T>() + e * O * C + c0, C, O, width, w_room);
+        X* d_strips = reinterpret_cast<X*>(take(slot_terms * d_width));
+        X* x_strips = reinterpret_cast<X*>(take(slot_terms * panels.width));
+        float* tile_room = take(panels.width * kRows);
+        const T* w = weight.as<T>() + e * O * C + c0;
+        float* dw = dweight.as<float>() + e * O * C + c0;
+        for_strips(width, [&](int64_t j, int columns) {
+            auto row = [&](int64_t o) { return w + o * C + j; };
+            Op::strip(w_strips + j * terms, row, O, columns);
+        });
         for (int64_t s = begin[e]; s < begin[e + 1]; s += kRows) {
             const int count = int(std::min<int64_t>(kRows, begin[e + 1] - s));
             const T* d = dout.as<T>() + s * dout.ld;
             const auto a = Op::by_columns(d, dout.ld, count, O, a_room);
             const OutBlock<T> tile(dinp.as<T>() + s * dinp.ld + c0, dinp.ld, width, tile_room);
-            tile_gemm(count, width, int(terms), a.data, a.ld, 1, w.data, w.ld, tile.data, tile.ld,
-                      TileStore::overwrite);
+            multiply(count, width, terms, a, w_strips, tile.data, tile.ld);
             tile.store(count, width);
-            const SlotRows<T> x(inp, slot_row, s, count, c0, width, rows);
-            const auto b = Op::by_rows(x.data, x.ld, count, width, x_room);
-            const auto d_slots = Op::by_rows(d, dout.ld, count, O, d_room);
-            tile_gemm(int(O), width, int(Op::terms(count)), d_slots.data, 1, d_slots.ld, b.data,
-                      b.ld, dweight.as<float>() + e * O * C + c0, C, TileStore::accumulate);
+            const SlotRows<T> x(inp, slot_row, s);
+            for_strips(width, [&](int64_t j, int columns) {
+                auto row = [&](int64_t r) { return x(r) + c0 + j; };
+                Op::strip(x_strips + j * slot_terms, row, count, columns);
+            });
+            for_strips(O, [&](int64_t i, int rows) {
+                X* d_strip = d_strips + i * slot_terms;
+                auto row = [&](int64_t r) { return d + r * dout.ld + i; };
+                Op::strip(d_strip, row, count, rows);
+                for_strips(width, [&](int64_t j, int columns) {
+                    tile_gemm(rows, columns, int(Op::terms(count)), d_strip, 1, kStrip,
+                              x_strips + j * slot_terms, kStrip, dw + i * C + j, C,
+                              TileStore::accumulate);
+                });
+            });
         }
     });
 }
