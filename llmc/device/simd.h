@@ -152,6 +152,14 @@ inline FloatBlock float_block(const bf16* p, int64_t ld, int64_t rows, int64_t w
     return {room, width};
 }
 
+constexpr int kCacheLine = 64; // bytes
+
+// Into the second-level cache, without waiting.
+inline void prefetch(const void* p) {
+    constexpr int kRead = 0, kSecondLevel = 2;
+    __builtin_prefetch(p, kRead, kSecondLevel);
+}
+
 // A (rows, width) block computed as floats and stored as T: in place, or in `room` until store().
 template <class T> struct OutBlock {
     T* out;

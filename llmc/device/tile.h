@@ -24,8 +24,6 @@ constexpr int kTileColumns = 2 * kLanes; // columns of one packed panel
 namespace tile_detail {
 typedef uint32_t Vp __attribute__((vector_size(64))); // 16 pairs
 
-constexpr int kSecondLevel = 2; // the cache that is prefetched into
-
 inline Vf load_b(const float* p) { return load(p); }
 inline Vf load_b(const float* p, int count) { return load_tail(p, count, 0.0f); }
 inline Vf load_b(const bf16* p) { return load(p); }
@@ -80,8 +78,7 @@ inline void block(int k, const A* a, ptrdiff_t a_row, ptrdiff_t a_col, const B* 
         decltype(load_b(b)) row[kVectors];
         for (int j = 0; j < kVectors; j++) row[j] = load_b(b + p * ldb + j * kLanes);
         if (ahead)
-            for (int j = 0; j < kVectors; j++)
-                __builtin_prefetch(ahead + p * ldb + j * kLanes, 0, kSecondLevel);
+            for (int j = 0; j < kVectors; j++) prefetch(ahead + p * ldb + j * kLanes);
         for (int i = 0; i < kRows; i++) {
             const auto value = splat_a(a + i * a_row + p * a_col);
             for (int j = 0; j < kVectors; j++) sum[i][j] = multiply_add(sum[i][j], value, row[j]);

@@ -3,7 +3,8 @@
 // K, a short list, and the target are taken out of the row before pass 2 and put back after pass 3:
 // neither compares columns, and the tail is a sum of its own, exact however small. Pass 2 leaves
 // e_j behind: pass 3 needs no second exponential. Vectors in fp32, sums joined in double
-// every kBlock columns, scalars in double. Contract: loss.h.
+// every kBlock columns, scalars in double. The next row is fetched during pass 2, which computes
+// most. Contract: loss.h.
 #include "llmc/device/parallel.h"
 #include "llmc/device/simd.h"
 #include "llmc/ops/loss.h"
@@ -12,6 +13,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 namespace {
@@ -72,6 +74,7 @@ template <class T> Bound kth_largest(const T* z, int n, int k, float lowest, flo
 // is the line where that holds floats.
 template <class T> struct Row {
     T* line;
+    const T* next; // the line of the next row, or null
     float* e;
     int V;
     float max = -INFINITY;
@@ -211,11 +214,14 @@ struct RowSums {
     double total() const { return head + tail + target_e; }
 };
 
-// The sums over `count` columns; out = e_j, where it is not null.
+// The sums over `count` columns; out = e_j, where it is not null. As much of `ahead` is fetched, if
+// that is not null.
 template <bool kScaled, class T>
-void sum_columns(const T* z, float* out, int count, float max_logit, float inverse, double* sum,
-                 double* weighted_sum) {
+void sum_columns(const T* z, const T* ahead, float* out, int count, float max_logit, float inverse,
+                 double* sum, double* weighted_sum) {
     for (int begin = 0; begin < count; begin += kBlock) {
+        for (int i = 0; ahead && i < kBlock; i += kCacheLine / int(sizeof(T)))
+            prefetch(ahead + begin + i);
         Vf total = {}, weighted = {};
         for_vectors(std::min(kBlock, count - begin), [&](int64_t i, int lanes) {
             Vf u = load_tail(z + begin + i, lanes, -INFINITY) - max_logit;
@@ -239,21 +245,24 @@ template <class T> RowSums row_sums(Row<T>& row, int x, const LossShape& s) {
     RowSums sums;
     sums.target_u = double(target_u);
     sums.target_e = double(exp(splat(target_u))[0]);
-    auto add = [&](const auto* z, float* out, int count, double* sum) {
-        if (inverse == 1) sum_columns<false>(z, out, count, row.max, inverse, sum, &sums.weighted);
-        else sum_columns<true>(z, out, count, row.max, inverse, sum, &sums.weighted);
+    auto add = [&](const auto* z, decltype(z) ahead, float* out, int count, double* sum) {
+        auto with = [&](auto scaled) {
+            sum_columns<scaled.value>(z, ahead, out, count, row.max, inverse, sum, &sums.weighted);
+        };
+        if (inverse == 1) with(std::false_type());
+        else with(std::true_type());
     };
     put(row.line + x, -INFINITY);
     if (row.count == row.V) {
-        add(row.line, row.e, row.V, &sums.head);
+        add(row.line, row.next, row.e, row.V, &sums.head);
         return sums;
     }
     for (int i = 0; i < row.count; i++) {
         if (row.columns[i] == x) row.logits[i] = -INFINITY;
         put(row.line + row.columns[i], -INFINITY);
     }
-    add(row.logits, row.logits, row.count, &sums.head);
-    add(row.line, row.e, row.V, &sums.tail);
+    add(row.logits, nullptr, row.logits, row.count, &sums.head);
+    add(row.line, row.next, row.e, row.V, &sums.tail);
     return sums;
 }
 
@@ -302,7 +311,7 @@ void for_rows(Ctx& ctx, int64_t N, const LossShape& s, size_t row_floats, const 
     ScratchFrame frame(ctx.scratch);
     const size_t room = (groups + 2 * list + hits + row_floats + kLanes) / kLanes * kLanes;
     float* memory = ctx.scratch.alloc_of<float>(room * omp_get_max_threads());
-    parallel_for_dynamic((N + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int thread) {
+    parallel_for_ranges((N + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task, int thread) {
         float* free = memory + room * thread;
         for (int64_t n = task * kRowsPerTask; n < std::min(N, (task + 1) * kRowsPerTask); n++) {
             Row<T> row{};
@@ -324,6 +333,7 @@ void rows_forward_backward(Ctx& ctx, View logits, View stats, const View& target
     for_rows<T>(ctx, logits.shape[0], s, kHalf ? s.V : 0, [&](int64_t n, Row<T>& row) {
         float* out = stats.as<float>() + n * stats.ld;
         T* line = row.line = logits.as<T>() + n * logits.ld;
+        row.next = n + 1 < logits.shape[0] ? line + logits.ld : nullptr;
         const int x = targets.as<int32_t>()[n];
         auto zero = [&](int64_t begin, int64_t end) { std::fill(line + begin, line + end, T{}); };
         zero(s.V, logits.shape[1]);
