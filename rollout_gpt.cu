@@ -348,6 +348,9 @@ int run_command(Comm& comm, const std::vector<std::string>& arguments) {
     for (const char* key : {"out", "logits"})
         if (comm.root() && !recipe.text("", key).empty() && (words.empty() || words[0] != "export"))
             prepare_output(recipe.text("", key)); // before hours of work, not after them
+    if (recipe.is_set("", "prompt") && recipe.text("", "prompt").empty())
+        usage_error("-prompt is empty", "a model continues what it is given: -prompt TEXT, or a "
+                                        "FILE of prompts");
     struct Command {
         const char* name;
         int (*run)(const Recipe&, Comm&, const Words&);

@@ -120,6 +120,7 @@ check "which is one still" test -c /dev/null
 expect 1 'cannot create folder .*text.jsonl/sub' "an answer file below a file, before the first answer" \
     ./rollout evaluate -model "$work/bpe" -out "$work/text.jsonl/sub/answers.jsonl"
 expect 2 'no command' "rollout without a command" ./rollout
+expect 2 "prompt is empty" "an empty prompt" ./rollout generate -prompt ""
 expect 1 'config.json' "rollout without a checkpoint" ./rollout generate -model "$work/none" -prompt x
 
 run whole tiny
