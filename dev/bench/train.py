@@ -6,8 +6,8 @@
 Without PYTHON an environment with PyTorch, transformers and safetensors is made in build/venv-train. The first round
 tries every variant of PyTorch (eager and compiled; plain module and transformers'; stock and tuned malloc; bf16 by
 autocast and throughout) for --screen steps; the rounds that count measure ours and those within --near of the best,
-which is the bar, in turn. In fp32 the losses of both sides are compared step by step. Prints medians over rounds,
-their range, the ratio and peak memory.
+which is the bar, in turn, and ours with -recompute selective too. In fp32 the losses of both sides are compared step by
+step. Prints medians over rounds, their range, the ratio and peak memory.
 
 With --log FILE every measurement is kept there and none is repeated: with --seconds N a run begins no more of them
 after N seconds and exits with 3, and the same command goes on where it stopped, or only prints what the log holds.
@@ -72,6 +72,7 @@ class TrainRow:
     """Both sides train `model` from the weights of one checkpoint on the bytes of one text."""
 
     unit = "tok/s"
+    selective = ("ours selective", ["-recompute", "selective"])
 
     def __init__(self, name, a, work, python):
         self.name, self.a, self.work, self.python = name, a, work, python
@@ -100,9 +101,9 @@ class TrainRow:
         _, rss = run([os.path.join(ROOT, "train"), *self.flags, "-name", name, *extra])
         return rss
 
-    def ours(self, steps):
+    def ours(self, steps, extra=()):
         dtype = ["-dtype", self.precision]
-        rss = self.ours_run("ours", ["-init", self.start, "-lr", "1e-3", "-stop_after", str(steps), *dtype])
+        rss = self.ours_run("ours", ["-init", self.start, "-lr", "1e-3", "-stop_after", str(steps), *dtype, *extra])
         folder = os.path.join(self.work, "ours")
         with open(folder + "/timing.jsonl") as file:
             seconds = [json.loads(line)["ms"] / 1e3 for line in file]
@@ -143,6 +144,7 @@ class LossRow:
 
     unit = "row/s"
     target = 6.0
+    selective = None
 
     def __init__(self, name, a, work, python):
         self.name, self.a, self.python = name, a, python
@@ -213,6 +215,9 @@ def compare(row, a, measurements):
         steps = a.steps if round_ else a.screen
         mine = measurements.take((row.name, round_, "ours"), lambda steps=steps: row.ours(steps))
         found = {"ours": mine}
+        if row.selective:
+            label, extra = row.selective
+            found[label] = measurements.take((row.name, round_, label), lambda steps=steps: row.ours(steps, extra))
         for v in chosen:
             def peer(v=v, steps=steps):
                 try:
@@ -240,15 +245,14 @@ def span(rates):
 
 def report(row, a, result):
     rates, memory, worst, passes = result
-    ours = rates["ours"]
-    mine = statistics.median(ours)
-    peers = {label: x for label, x in rates.items() if label != "ours"}
+    mine = statistics.median(rates["ours"])
+    peers = {label: x for label, x in rates.items() if not label.startswith("ours")}
 
-    def line(labels, target):
+    def line(labels, target, ours="ours"):
         best = max(labels, key=lambda label: statistics.median(peers[label]))
-        ratio = mine / statistics.median(peers[best])
-        text = f"| {row.name} | {span(ours)} | {span(peers[best])} | {best} | {ratio:.2f} | {target} "
-        return text + f"| {memory['ours']:.0f} | {memory[best]:.0f} | {100 * memory['ours'] / memory[best]:.0f} % |"
+        ratio = statistics.median(rates[ours]) / statistics.median(peers[best])
+        text = f"| {row.name + ours[4:]} | {span(rates[ours])} | {span(peers[best])} | {best} | {ratio:.2f} | {target} "
+        return text + f"| {memory[ours]:.0f} | {memory[best]:.0f} | {100 * memory[ours] / memory[best]:.0f} % |"
     if isinstance(row, LossRow):
         lines = [line(group, target) for group, target in (([p for p in peers if p[:2] != "ce"], 6.0),
                                                            ([p for p in peers if p[:2] == "ce"], 1.4)) if group]
@@ -259,7 +263,7 @@ def report(row, a, result):
         if row.precision == "fp32" else ""
     if row.precision == "fp32" and worst > 1e-4:
         note += " -- NOT THE SAME WORK"
-    return [line(list(peers), row.target)], note
+    return [line(list(peers), row.target, ours) for ours in ("ours", row.selective[0])], note
 
 
 def main():
