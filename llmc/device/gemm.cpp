@@ -62,7 +62,7 @@ struct GemmCache {
         dnnl::matmul matmul;
         dnnl::memory a, b, c, scratchpad;
         size_t scratchpad_bytes;
-        // Where the library wants b laid out in its own way first: both threads read all of b.
+        // b as the library's kernel reads it, copied before every product: what b holds has changed.
         dnnl::reorder pack;
         dnnl::memory packed_b;
         size_t packed_bytes; // 0: b is taken as it lies
@@ -77,7 +77,8 @@ static dnnl::memory::data_type dnnl_type(Dtype dtype) {
     return dtype == Dtype::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
 }
 
-// Packing b pays for many rows, and as long as its memory does not matter. The bits are the same.
+// Packing b pays where many rows share it, up to a size that does not matter beside the tensors.
+// Sums keep their order, so the bits are the same (test/test_gemm.cpp compares across kPackedRows).
 constexpr int64_t kPackedRows = 256, kPackedBytes = 8 << 20;
 
 static GemmCache::Primitive make_primitive(GemmCache& cache, const GemmKey& key) {

@@ -73,17 +73,6 @@ LossRow reference_row(const double* z, int x, const std::vector<char>& head, con
                     rest, weighted, 1e-300, s);
 }
 
-void store_stats(double* stats, const LossRow& row, double ratio) {
-    stats[kStatCe] = row.ce;
-    stats[kStatEntropy] = row.entropy;
-    stats[kStatLse] = row.lse;
-    stats[kStatQ] = row.q;
-    stats[kStatHeadMass] = row.head_mass;
-    stats[kStatTailMass] = row.tail_mass;
-    stats[kStatReward] = row.reward;
-    stats[kStatRatio] = ratio;
-}
-
 } // namespace
 
 void ref::loss_forward(Ctx&, View stats, const View& logits, const View& targets,

@@ -108,6 +108,19 @@ HOST_DEVICE inline LossRow loss_row(double max, double target_e, double target_u
     return row;
 }
 
+// kLossStats of a row.
+template <class Real>
+HOST_DEVICE inline void store_stats(Real* stats, const LossRow& row, double ratio) {
+    stats[kStatCe] = Real(row.ce);
+    stats[kStatEntropy] = Real(row.entropy);
+    stats[kStatLse] = Real(row.lse);
+    stats[kStatQ] = Real(row.q);
+    stats[kStatHeadMass] = Real(row.head_mass);
+    stats[kStatTailMass] = Real(row.tail_mass);
+    stats[kStatReward] = Real(row.reward);
+    stats[kStatRatio] = Real(ratio);
+}
+
 HOST_DEVICE inline double grpo_ratio(double logp, double old_logp) {
     const double d = logp - old_logp;
     return std::exp(d < -20 ? -20 : d > 20 ? 20 : d);

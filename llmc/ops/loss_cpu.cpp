@@ -291,17 +291,6 @@ void row_backward(const Row<T>& row, int x, const LossRow& scalars, double weigh
     put(row.line + x, float(factor * scalars.target_gradient));
 }
 
-void store_stats(float* stats, const LossRow& row, double ratio) {
-    stats[kStatCe] = float(row.ce);
-    stats[kStatEntropy] = float(row.entropy);
-    stats[kStatLse] = float(row.lse);
-    stats[kStatQ] = float(row.q);
-    stats[kStatHeadMass] = float(row.head_mass);
-    stats[kStatTailMass] = float(row.tail_mass);
-    stats[kStatReward] = float(row.reward);
-    stats[kStatRatio] = float(ratio);
-}
-
 // Calls body(n, row) for every row; row.e has room for row_floats floats.
 template <class T, class Body>
 void for_rows(Ctx& ctx, int64_t N, const LossShape& s, size_t row_floats, const Body& body) {

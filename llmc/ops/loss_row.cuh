@@ -169,17 +169,6 @@ struct Factors {
     Bound bound;
 };
 
-__device__ inline void store_stats(float* stats, const LossRow& row, double ratio) {
-    stats[kStatCe] = float(row.ce);
-    stats[kStatEntropy] = float(row.entropy);
-    stats[kStatLse] = float(row.lse);
-    stats[kStatQ] = float(row.q);
-    stats[kStatHeadMass] = float(row.head_mass);
-    stats[kStatTailMass] = float(row.tail_mass);
-    stats[kStatReward] = float(row.reward);
-    stats[kStatRatio] = float(ratio);
-}
-
 // By one thread, in double: the threads' sums and the list's, relative to `max`.
 template <class T>
 __device__ void finish_row(Factors& f, const LossRows<T>& rows, int n, float max, float target_z,
