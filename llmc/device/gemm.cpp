@@ -62,7 +62,7 @@ struct GemmCache {
         dnnl::matmul matmul;
         dnnl::memory a, b, c, scratchpad;
         size_t scratchpad_bytes;
-        // b as the library's kernel reads it, copied before every product: what b holds has changed.
+        // b as the library's kernel reads it, copied for every product, as its values change.
         dnnl::reorder pack;
         dnnl::memory packed_b;
         size_t packed_bytes; // 0: b is taken as it lies

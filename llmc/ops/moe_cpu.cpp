@@ -1,8 +1,8 @@
 // Mixture of experts on the CPU. The grouped products run through tile_gemm: one task = one expert
 // and one panel of output columns, so that few or uneven experts still fill the cores, every
 // element is one chain in a fixed order, and a slot's result does not depend on how many the
-// expert has. Right factors are packed into strips of 32 columns: lines a kilobyte apart, as they lie
-// in the tensors, share a few of the first-level cache's sets. Contract: moe.h.
+// expert has. Right factors are packed into strips of 32 columns: lines a kilobyte apart, as they
+// lie in the tensors, share a few of the first-level cache's sets. Contract: moe.h.
 #include "llmc/device/gemm_rows.h"
 #include "llmc/device/operand.h"
 #include "llmc/device/parallel.h"

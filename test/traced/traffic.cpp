@@ -200,8 +200,8 @@ std::vector<OpRow> op_rows() {
         {"square sum, fp32", "n=327680", 4 * NC, square_sum}};
 }
 
-// Sequences in pages of 32: a decoding step at 96 and at 1024 positions, where a row's query, length
-// and table weigh little beside its keys and values, and the writing of one prompt. bf16.
+// Sequences in pages of 32: a decoding step at 96 and at 1024 positions, where a row's query,
+// length and table weigh little beside its keys and values, and the writing of one prompt. bf16.
 std::vector<OpRow> paged_rows() {
     const Dtype x = Dtype::bf16;
     constexpr int64_t kPage = 32, kPositions = 96, kSequences = 4, kHeads = 8, kPairs = 2, D = 128;
