@@ -131,9 +131,10 @@ __global__ void __launch_bounds__(kThreads, 4) router_backward_kernel(RouterGrad
 // ------------------------------------------------------------------------------------------------
 // slots: a stable counting sort of the N K choices by expert
 
-constexpr int kChoicesPerBlock = 2048, kChoicesPerWarp = kChoicesPerBlock / kWarps;
+constexpr int kChoicesPerBlock = 4096, kChoicesPerWarp = kChoicesPerBlock / kWarps;
+constexpr int kChoicesPerLane = kChoicesPerWarp / 32;
 
-// By a block, for its 2048 choices: how many of each expert.
+// By a block, for its 4096 choices: how many of each expert.
 __device__ __forceinline__ void count_choices(int* count, const int* experts, int S, int E) {
     for (int e = int(threadIdx.x); e < E; e += kThreads) count[e] = 0;
     __syncthreads();
@@ -176,50 +177,75 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
-// One block = 2048 choices, one warp = 256 of them in order: first every warp counts, then each
-// knows where its choices of an expert begin, then it gives out slots, 32 choices at a time.
-//   warp w: next (E): count, then the expert's next slot
+// A choice in the order of a block's slots: its expert, and its row from the block's first row on.
+constexpr int kRowBits = 13;
+static_assert(kChoicesPerBlock < 1 << kRowBits);
+
+// One block = 4096 choices, one warp = 512 of them in order, which its lanes keep: first every warp
+// counts, then each knows where its choices of an expert begin among the block's, then it gives
+// out places, 32 choices at a time. The block's choices lie in the order of their slots before rows
+// are written: an expert's slots are neighbours, and 4 bytes alone would cost a sector.
+//   | warp 0: next (E): count, then the expert's next place | warp 1: ... |
+//   | shift (E): from places of the block to slots | choices by place (4096) |
 __global__ void __launch_bounds__(kThreads)
     place_choices_kernel(int* slot_row, int* row_slot, const int* experts, const int* first_slots,
                          int S, int E, int K) {
+    SHARED(ScanSums<int>, sums);
     DYNAMIC_SHARED(int, shared);
-    const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
-    int* next = shared + warp * E;
+    const int t = int(threadIdx.x), warp = t / 32, lane = t % 32;
+    int *next = shared + warp * E, *shift = shared + kWarps * E, *choices = shift + E;
     for (int e = lane; e < E; e += 32) next[e] = 0;
     __syncwarp();
-    const int first = int(blockIdx.x) * kChoicesPerBlock + warp * kChoicesPerWarp;
-    const int last = first + kChoicesPerWarp < S ? first + kChoicesPerWarp : S;
-    for (int i = first + lane; i < last; i += 32) atomicAdd(&next[experts[i]], 1);
+    const int block_first = int(blockIdx.x) * kChoicesPerBlock, first_row = block_first / K;
+    const int first = block_first + warp * kChoicesPerWarp + lane;
+    int chosen[kChoicesPerLane];
+#pragma unroll
+    for (int r = 0; r < kChoicesPerLane; r++) {
+        chosen[r] = first + 32 * r < S ? experts[first + 32 * r] : -1;
+        if (chosen[r] >= 0) atomicAdd(&next[chosen[r]], 1);
+    }
     __syncthreads();
-    for (int e = int(threadIdx.x); e < E; e += kThreads) {
-        int slot = first_slots[int64_t(blockIdx.x) * E + e];
+    int placed = 0; // by the strips of experts before
+    for (int begin = 0, turn = 0; begin < E; begin += kThreads, turn ^= 1) {
+        const int e = begin + t;
+        int total = 0;
+        for (int w = 0; w < kWarps && e < E; w++) total += shared[w * E + e];
+        const Scan<int> scan = block_scan<kWarps>(sums, turn, total);
+        int place = placed + scan.before;
+        placed += scan.all;
+        if (e >= E) continue;
+        shift[e] = first_slots[int64_t(blockIdx.x) * E + e] - place;
         for (int w = 0; w < kWarps; w++) {
             const int count = shared[w * E + e];
-            shared[w * E + e] = slot;
-            slot += count;
+            shared[w * E + e] = place;
+            place += count;
         }
     }
     __syncthreads();
-    for (int begin = first; begin < last; begin += 32) {
-        const int i = begin + lane;
-        const int expert = i < last ? experts[i] : -1;
+#pragma unroll
+    for (int r = 0; r < kChoicesPerLane; r++) {
+        const int i = first + 32 * r, expert = chosen[r];
         const unsigned same = __match_any_sync(~0u, expert);
         const int before = __popc(same & ((1u << lane) - 1));
         if (expert >= 0) {
-            const int slot = next[expert] + before;
-            slot_row[slot] = i / K;
-            row_slot[i] = slot;
+            const int place = next[expert] + before;
+            choices[place] = expert << kRowBits | (i / K - first_row);
+            row_slot[i] = place + shift[expert];
         }
         __syncwarp();
         if (expert >= 0 && before == 0) next[expert] += __popc(same);
         __syncwarp();
     }
+    __syncthreads();
+    for (int place = t; place < placed; place += kThreads)
+        slot_row[place + shift[choices[place] >> kRowBits]] =
+            first_row + (choices[place] & ((1 << kRowBits) - 1));
 }
 
 // ------------------------------------------------------------------------------------------------
 // counts of the step, biases
 
-// One block = 2048 choices, counted in shared memory; integers, so in any order.
+// One block = 4096 choices, counted in shared memory; integers, so in any order.
 __global__ void __launch_bounds__(kThreads)
     add_counts_kernel(int* counts, const int* experts, int S, int E) {
     DYNAMIC_SHARED(int, count);
@@ -299,7 +325,8 @@ void gpu::slots_forward(Ctx& ctx, View offsets, View slot_row, View row_slot, co
     LAUNCH(ctx, place_experts_kernel, (LaunchShape{1, kThreads, 1, 0}), offsets.as<int32_t>(),
            counts, blocks, E);
     LAUNCH(ctx, place_choices_kernel,
-           (LaunchShape{blocks, kThreads, 1, sizeof(int) * size_t(kWarps * E)}),
+           (LaunchShape{blocks, kThreads, 1,
+                        sizeof(int) * size_t((kWarps + 1) * E + kChoicesPerBlock)}),
            slot_row.as<int32_t>(), row_slot.as<int32_t>(), experts.as<int32_t>(), counts, S, E, K);
 }
 

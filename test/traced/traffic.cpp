@@ -279,9 +279,12 @@ std::vector<OpRow> moe_rows() {
                             scores, 1);
         };
     };
-    auto slots = [=](Ctx& ctx, Watcher& m) {
-        const Routing r(m, N, E, K);
-        slots_forward(ctx, r.offsets, r.slot_row, r.row_slot, r.experts);
+    auto slots = [=](const char* shape, int rows) {
+        return OpRow{"slots forward", shape, double(12 * rows * K + 4 * E),
+                     [=](Ctx& ctx, Watcher& m) {
+                         const Routing r(m, rows, E, K);
+                         slots_forward(ctx, r.offsets, r.slot_row, r.row_slot, r.experts);
+                     }};
     };
     auto combine = [=](bool backward) {
         return [=](Ctx& ctx, Watcher& m) {
@@ -300,7 +303,8 @@ std::vector<OpRow> moe_rows() {
     };
     return {{"router forward", "N=256 E=384 K=12", 8 * NE + 8 * NK, router(false)},
             {"router backward", "N=256 E=384 K=12", 4 * NE + (8 + 32) * NK, router(true)},
-            {"slots forward", "N=256 E=384 K=12", 12 * NK + 4 * E, slots},
+            slots("N=256 E=384 K=12", N),
+            slots("N=4096 E=384 K=12", 4096),
             {"combine forward", "N=64 K=12 C=1024", 2 * (MK + M) * C + 8 * MK, combine(false)},
             {"combine backward", "N=64 K=12 C=1024", 2 * (2 * MK + M) * C + 12 * MK, combine(true)},
             {"gather backward", "N=64 K=12 C=1024", 2 * (MK + M) * C + 4 * MK, gather}};
