@@ -106,9 +106,8 @@ void grouped_backward(Ctx& ctx, View dinp, View dweight, const View& dout, const
     const Panels panels(C, terms);
     const int32_t* begin = offsets.as<int32_t>();
     ScratchFrame frame(ctx.scratch);
-    const int64_t d_width = round_up(O, kStrip);
     const int64_t room =
-        (terms + slot_terms + kRows) * panels.width + terms * kRows + slot_terms * d_width;
+        (terms + slot_terms + kRows) * panels.width + terms * kRows + slot_terms * kStrip;
     float* memory = ctx.scratch.alloc_of<float>(room * omp_get_max_threads());
     parallel_for_dynamic(E * panels.count, [&](int64_t task, int thread) { // (M6)
         const int64_t e = task / panels.count, c0 = task % panels.count * panels.width;
@@ -118,7 +117,7 @@ void grouped_backward(Ctx& ctx, View dinp, View dweight, const View& dout, const
         auto take = [&](int64_t count) { return (free += count) - count; };
         X* w_strips = reinterpret_cast<X*>(take(terms * panels.width));
         X* a_room = reinterpret_cast<X*>(take(terms * kRows));
-        X* d_strips = reinterpret_cast<X*>(take(slot_terms * d_width));
+        X* d_strip = reinterpret_cast<X*>(take(slot_terms * kStrip)); // of dout, one after another
         X* x_strips = reinterpret_cast<X*>(take(slot_terms * panels.width));
         float* tile_room = take(panels.width * kRows);
         const T* w = weight.as<T>() + e * O * C + c0;
@@ -140,7 +139,6 @@ void grouped_backward(Ctx& ctx, View dinp, View dweight, const View& dout, const
                 Op::strip(x_strips + j * slot_terms, row, count, columns);
             });
             for_strips(O, [&](int64_t i, int rows) {
-                X* d_strip = d_strips + i * slot_terms;
                 auto row = [&](int64_t r) { return d + r * dout.ld + i; };
                 Op::strip(d_strip, row, count, rows);
                 for_strips(width, [&](int64_t j, int columns) {
