@@ -24,6 +24,7 @@ const Shape kShapes[] = {
     {37, 33, 130, 3, 3, 0, 3, false},      // K = E, more columns than one task takes
     {67, 131, 17, 16, 4, 0, 16, false},    // ordinary, with tails
     {9, 8, 16, 300, 12, 0, 300, false},    // more experts than threads, most without a slot
+    {1400, 2, 3, 7, 3, 1, 6, false},       // choices of two blocks, a row of both, experts empty
     {1024, 256, 256, 32, 4, 0, 32, true},  // training
     {8, 256, 256, 32, 4, 0, 32, true},     // decoding
     {4096, 128, 64, 384, 12, 0, 384, true} // many small experts
